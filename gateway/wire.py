@@ -1,0 +1,217 @@
+"""Every message that crosses between a gateway and the control plane, and the routing-table file.
+
+`GET  /gateway/v1/table?known=<revision>&wait=<seconds>&host=<host name>` long poll -> RoutingTable
+`POST /gateway/v1/live`  Live       -> LiveReply   at least once a second, sooner on a change
+`POST /gateway/v1/usage` UsageBatch -> UsageAck    at least once; deduplicated by record id
+
+All carry `Authorization: Bearer <gateway credential>`. The same RoutingTable JSON is what
+`python -m gateway --table FILE` reads. Unknown fields are ignored; a wrong or missing one is
+refused with its path (`msgspec.ValidationError`). Times are seconds since the Unix epoch (`_at`)
+or durations (`_seconds`). Prompts and completions never cross.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A value on the wire; decode with `decode(kind, body)`, encode with `encode(message)`."""
+
+
+def encode(message: Message) -> bytes:
+    """Return the JSON of `message`, UTF-8."""
+    return msgspec.json.encode(message)
+
+
+def decode[M: Message](kind: type[M], body: bytes) -> M:
+    """Return `body` as a `kind`. Raises msgspec.ValidationError naming the wrong field."""
+    return msgspec.json.decode(body, type=kind)
+
+
+class RouteState(StrEnum):
+    """Whether a replica takes new requests."""
+
+    READY = "ready"
+    DRAINING = "draining"  # finishes what it holds, takes nothing new
+
+
+class Queue(Message):
+    size: int = 256
+    """Requests that may wait for a slot; one more is refused with 503."""
+    timeout_seconds: float = 30.0
+
+
+class ReplicaRoute(Message):
+    id: str
+    url: str
+    """`http://host:port[/prefix]` or `unix:/path/engine.sock`."""
+    state: RouteState = RouteState.READY
+    api_key: str = ""
+    """Sent to the engine or the relay as `Authorization: Bearer`."""
+    kv_cache_tokens: int | None = None
+    ready_at: float | None = None
+    """When it became ready: slow start counts from here."""
+
+
+class Wake(Message):
+    """What to tell a request that waits for a deployment at zero replicas."""
+
+    phase: str
+    """`asleep`, `starting`, `fetching weights` …: shown in SSE comments."""
+    eta_seconds: float | None = None
+
+
+class ModelRoute(Message):
+    """One public model name."""
+
+    deployment: str
+    task: str = "chat"
+    replicas: tuple[ReplicaRoute, ...] = ()
+    max_in_flight_per_replica: int = 64
+    queue: Queue = Queue()
+    policy: str = "prefix"
+    """`prefix` | `least-in-flight` | `power-of-two` | `round-robin` | `bounded-hash`."""
+    profile: str = "balanced"
+    """`latency` | `balanced` | `throughput`: weight of running streams in the prefix policy."""
+    wakeable: bool = False
+    """True if the control plane can bring a replica up when the gateway rings."""
+    wake: Wake | None = None
+    upstream_name: str = ""
+    """Name the engine knows the model by; empty = the public name."""
+    exact_usage: bool = False
+    """Ask the engine for running usage in every chunk."""
+    block_tokens: int = 16
+    """Size of the engine's prefix-cache block."""
+    prefill_tokens_per_second: float | None = None
+    """Measured; None until known."""
+    context_tokens: int | None = None
+    created_at: float = 0.0
+
+
+class KeyRoute(Message):
+    id: str
+    sha256: str
+    """Hex SHA-256 of the whole secret."""
+    models: tuple[str, ...] = ("*",)
+    rpm: int | None = None
+    tpm: int | None = None
+    max_in_flight: int | None = None
+    expires_at: float | None = None
+    tenant: str = ""
+    """Salt of the prefix cache: keys of one tenant share cached prefixes."""
+    budget_exhausted: bool = False
+
+
+class RoutingTable(Message):
+    revision: int
+    models: dict[str, ModelRoute] = {}
+    keys: tuple[KeyRoute, ...] = ()
+
+
+# --- Usage -----------------------------------------------------------------------------------
+
+
+class Outcome(StrEnum):
+    """How an admitted request ended. Exactly one record each."""
+
+    COMPLETED = "completed"
+    CLIENT_ABORTED = "client_aborted"
+    FAILED = "failed"
+    GATEWAY_LOST = "gateway_lost"  # the gateway died; closed at its next start
+
+
+class UsageRecord(Message):
+    id: str
+    """Request id, as in `x-request-id`."""
+    key_id: str = ""
+    deployment: str = ""
+    replica: str = ""
+    model: str = ""
+    path: str = ""
+    stream: bool = False
+    admitted_at: float
+    queue_seconds: float = 0.0
+    ttft_seconds: float | None = None
+    total_seconds: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int | None = None
+    output_tokens: int = 0
+    reasoning_tokens: int | None = None
+    estimated: bool = False
+    """True if tokens were counted from chunks because the engine's own usage never came."""
+    outcome: Outcome
+    status: int = 0
+    error: str = ""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    retries: int = 0
+    parent_id: str = ""
+
+
+class UsageBatch(Message):
+    protocol: int = PROTOCOL_VERSION
+    gateway_id: str
+    batch_id: str
+    records: tuple[UsageRecord, ...]
+
+
+class UsageAck(Message):
+    batch_id: str
+    accepted: int
+    """Records stored now; those already known are not counted again."""
+
+
+# --- Live numbers ----------------------------------------------------------------------------
+
+TTFT_BUCKETS_SECONDS = (
+    0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
+)  # fmt: skip
+"""Upper bounds of the TTFT histogram; one more bucket counts what is above the last."""
+
+GAP_BUCKETS_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+"""Upper bounds of the histogram of gaps between streamed chunks."""
+
+
+class Counts(Message):
+    """Counters are cumulative since the gateway started; gauges are now."""
+
+    in_flight: int = 0
+    queued: int = 0
+    requests_total: int = 0
+    failed_total: int = 0
+    refused_total: int = 0
+    prompt_tokens_total: int = 0
+    cached_tokens_total: int = 0
+    output_tokens_total: int = 0
+    ttft_buckets: tuple[int, ...] = ()
+    """Not cumulative over buckets; length `len(TTFT_BUCKETS_SECONDS) + 1`, or empty."""
+    ttft_sum_seconds: float = 0.0
+    gap_buckets: tuple[int, ...] = ()
+    gap_sum_seconds: float = 0.0
+
+
+class Live(Message):
+    protocol: int = PROTOCOL_VERSION
+    gateway_id: str
+    started_at: float
+    """Tells a restart, and with it a reset of the counters."""
+    seq: int
+    host: str = ""
+    listen: str = ""
+    table_revision: int = -1
+    deployments: dict[str, Counts] = {}
+    replicas: dict[str, Counts] = {}
+    ring: tuple[str, ...] = ()
+    """Deployments at zero replicas with requests waiting: please wake."""
+    spool_records: int = 0
+
+
+class LiveReply(Message):
+    accepted: bool
+    table_revision: int = -1
+    """Newest revision of the control plane: a doorbell for the long poll."""
