@@ -85,7 +85,7 @@ class ReadKind(StrEnum):
 # --- What a host has -------------------------------------------------------------------------
 
 
-class GpuInfo(Message):
+class GpuInfo(Message, kw_only=True):
     uuid: str
     index: int
     name: str
@@ -97,7 +97,7 @@ class GpuInfo(Message):
     temperature_celsius: float | None = None
 
 
-class Inventory(Message):
+class Inventory(Message, kw_only=True):
     """The host as the agent sees it; sent at enrolment and whenever it changes."""
 
     hostname: str
@@ -125,7 +125,7 @@ class Inventory(Message):
 # --- Enrolment -------------------------------------------------------------------------------
 
 
-class EnrolRequest(Message):
+class EnrolRequest(Message, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     token: str
     """One-time join token."""
@@ -135,7 +135,7 @@ class EnrolRequest(Message):
     inventory: Inventory
 
 
-class EnrolReply(Message):
+class EnrolReply(Message, kw_only=True):
     host_id: str
     host_name: str
     credential: str
@@ -146,7 +146,7 @@ class EnrolReply(Message):
 # --- Orders ----------------------------------------------------------------------------------
 
 
-class WeightsRef(Message):
+class WeightsRef(Message, kw_only=True):
     """Which weights, and where they come from."""
 
     key: str
@@ -161,7 +161,7 @@ class WeightsRef(Message):
     """`gguf` when the fetched file must be turned into a safetensors folder by the engine."""
 
 
-class EngineSettings(Message):
+class EngineSettings(Message, kw_only=True):
     """Typed engine settings; the agent turns them into argv. None leaves the engine's default."""
 
     max_model_len: int | None = None
@@ -183,7 +183,7 @@ class EngineSettings(Message):
     """OpenMP threads of a CPU engine."""
 
 
-class SimulatorSettings(Message):
+class SimulatorSettings(Message, kw_only=True):
     """Timing model of the simulator engine."""
 
     load_seconds: float = 1.0
@@ -198,7 +198,7 @@ class SimulatorSettings(Message):
     """Fault to act out in tests: `exit_at_start`, `crash_after_requests:<n>`, `hang_at_start`."""
 
 
-class EngineSpec(Message):
+class EngineSpec(Message, kw_only=True):
     """Everything the agent needs to build the container or process. No raw argv, env or mounts."""
 
     engine: EngineKind
@@ -219,7 +219,7 @@ class EngineSpec(Message):
     max_in_flight: int = 64
 
 
-class ReplicaOrder(Message):
+class ReplicaOrder(Message, kw_only=True):
     replica_id: str
     deployment: str
     generation: int
@@ -230,7 +230,7 @@ class ReplicaOrder(Message):
     """From SIGTERM to SIGKILL; also passed to the engine as its shutdown timeout."""
 
 
-class CacheOrder(Message):
+class CacheOrder(Message, kw_only=True):
     item_id: str
     kind: CacheKind
     desired: CacheState
@@ -239,7 +239,7 @@ class CacheOrder(Message):
     image: str = ""
 
 
-class ReadOrder(Message):
+class ReadOrder(Message, kw_only=True):
     """A read with a deadline, answered at `/agent/v1/replies/<request_id>`. Never changes state."""
 
     request_id: str
@@ -249,7 +249,7 @@ class ReadOrder(Message):
     deadline_at: float
 
 
-class SyncRequest(Message):
+class SyncRequest(Message, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     session_id: str
     """Random per agent process."""
@@ -260,7 +260,7 @@ class SyncRequest(Message):
     wait_seconds: float = 25.0
 
 
-class SyncReply(Message):
+class SyncReply(Message, kw_only=True):
     """The host's whole desired state, held back until newer than what the agent knows."""
 
     incarnation: str
@@ -277,7 +277,7 @@ class SyncReply(Message):
 # --- Reports ---------------------------------------------------------------------------------
 
 
-class Progress(Message):
+class Progress(Message, kw_only=True):
     stage: str
     """`image`, `engine`, `weights`, `import`, `load`, `compile`, `graphs`, `warm-up`."""
     done: int = 0
@@ -287,7 +287,7 @@ class Progress(Message):
     eta_seconds: float | None = None
 
 
-class Endpoint(Message):
+class Endpoint(Message, kw_only=True):
     """Where the engine listens on its host. Only the agent and the relay dial `address`."""
 
     address: str
@@ -297,7 +297,7 @@ class Endpoint(Message):
     """`http://host:port/r/<replica_id>`: the way for gateways on other hosts."""
 
 
-class ReplicaReport(Message):
+class ReplicaReport(Message, kw_only=True):
     replica_id: str
     generation: int
     phase: ObservedPhase
@@ -323,7 +323,7 @@ class ReplicaReport(Message):
     memory_bytes: int | None = None
 
 
-class ReplicaSample(Message):
+class ReplicaSample(Message, kw_only=True):
     """One scrape of an engine's metrics. Counters are the engine's own, cumulative since its start."""
 
     replica_id: str
@@ -339,7 +339,7 @@ class ReplicaSample(Message):
     memory_bytes: int | None = None
 
 
-class HostSample(Message):
+class HostSample(Message, kw_only=True):
     at: float
     cpu_ratio: float
     memory_used_bytes: int
@@ -347,7 +347,7 @@ class HostSample(Message):
     gpus: tuple[GpuInfo, ...] = ()
 
 
-class CacheReport(Message):
+class CacheReport(Message, kw_only=True):
     item_id: str
     state: CacheState
     bytes: int = 0
@@ -355,7 +355,7 @@ class CacheReport(Message):
     reason: str = ""
 
 
-class Report(Message):
+class Report(Message, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     agent_epoch: int
     report_seq: int
@@ -370,12 +370,12 @@ class Report(Message):
     host_sample: HostSample | None = None
 
 
-class ReportReply(Message):
+class ReportReply(Message, kw_only=True):
     accepted: bool
     reason: str = ""
 
 
-class ReadReply(Message):
+class ReadReply(Message, kw_only=True):
     """Answer to a `ReadOrder`."""
 
     request_id: str

@@ -38,13 +38,13 @@ class RouteState(StrEnum):
     DRAINING = "draining"  # finishes what it holds, takes nothing new
 
 
-class Queue(Message):
+class Queue(Message, kw_only=True):
     size: int = 256
     """Requests that may wait for a slot; one more is refused with 503."""
     timeout_seconds: float = 30.0
 
 
-class ReplicaRoute(Message):
+class ReplicaRoute(Message, kw_only=True):
     id: str
     url: str
     """`http://host:port[/prefix]` or `unix:/path/engine.sock`."""
@@ -56,7 +56,7 @@ class ReplicaRoute(Message):
     """When it became ready: slow start counts from here."""
 
 
-class Wake(Message):
+class Wake(Message, kw_only=True):
     """What to tell a request that waits for a deployment at zero replicas."""
 
     phase: str
@@ -64,7 +64,7 @@ class Wake(Message):
     eta_seconds: float | None = None
 
 
-class ModelRoute(Message):
+class ModelRoute(Message, kw_only=True):
     """One public model name."""
 
     deployment: str
@@ -91,7 +91,7 @@ class ModelRoute(Message):
     created_at: float = 0.0
 
 
-class KeyRoute(Message):
+class KeyRoute(Message, kw_only=True):
     id: str
     sha256: str
     """Hex SHA-256 of the whole secret."""
@@ -105,7 +105,7 @@ class KeyRoute(Message):
     budget_exhausted: bool = False
 
 
-class RoutingTable(Message):
+class RoutingTable(Message, kw_only=True):
     revision: int
     models: dict[str, ModelRoute] = {}
     keys: tuple[KeyRoute, ...] = ()
@@ -123,7 +123,7 @@ class Outcome(StrEnum):
     GATEWAY_LOST = "gateway_lost"  # the gateway died; closed at its next start
 
 
-class UsageRecord(Message):
+class UsageRecord(Message, kw_only=True):
     id: str
     """Request id, as in `x-request-id`."""
     key_id: str = ""
@@ -151,14 +151,14 @@ class UsageRecord(Message):
     parent_id: str = ""
 
 
-class UsageBatch(Message):
+class UsageBatch(Message, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     gateway_id: str
     batch_id: str
     records: tuple[UsageRecord, ...]
 
 
-class UsageAck(Message):
+class UsageAck(Message, kw_only=True):
     batch_id: str
     accepted: int
     """Records stored now; those already known are not counted again."""
@@ -177,7 +177,7 @@ GAP_BUCKETS_SECONDS = (
 """Upper bounds of the histogram of gaps between streamed chunks."""
 
 
-class Counts(Message):
+class Counts(Message, kw_only=True):
     """Counters are cumulative since the gateway started; gauges are now."""
 
     in_flight: int = 0
@@ -195,7 +195,7 @@ class Counts(Message):
     gap_sum_seconds: float = 0.0
 
 
-class Live(Message):
+class Live(Message, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     gateway_id: str
     started_at: float
@@ -211,7 +211,7 @@ class Live(Message):
     spool_records: int = 0
 
 
-class LiveReply(Message):
+class LiveReply(Message, kw_only=True):
     accepted: bool
     table_revision: int = -1
     """Newest revision of the control plane: a doorbell for the long poll."""
