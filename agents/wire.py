@@ -324,7 +324,7 @@ class ReplicaReport(Message, kw_only=True):
 
 
 class ReplicaSample(Message, kw_only=True):
-    """One scrape of an engine's metrics. Counters are the engine's own, cumulative since its start."""
+    """One scrape of an engine; counters are the engine's own, cumulative since its start."""
 
     replica_id: str
     at: float

@@ -1,0 +1,73 @@
+"""What an inference engine must tell: its command line, its readiness, its stages, its numbers.
+
+One engine is one file. An engine never starts anything itself: it describes a `Launch` for a
+runtime and reads what the engine prints and serves.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from agents.runtimes.base import Launch
+from agents.wire import EngineKind, ReplicaOrder, ReplicaSample, RuntimeKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where things stand for one replica on this host, chosen by the agent."""
+
+    host_id: str
+    runtime: RuntimeKind
+    weights_dir: Path
+    """Unpacked weights, read-only for the engine."""
+    run_dir: Path
+    """0700 folder of this replica."""
+    engine_command: tuple[str, ...]
+    """How to start the engine in the process runtime, e.g. (`/…/venv/bin/vllm`, `serve`)."""
+    image: str
+    port: int | None = None
+    """Loopback port, only where a Unix socket cannot be used."""
+    api_key: str = ""
+    """Key of this replica, with a port only."""
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "engine.sock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageMark:
+    """A line of the engine's log that starts or measures a stage."""
+
+    stage: str
+    """`import`, `load`, `compile`, `graphs`, `warm-up`."""
+    seconds: float | None = None
+    """Set if the line itself says how long the stage took."""
+    kv_cache_tokens: int | None = None
+
+
+class Engine(Protocol):
+    kind: EngineKind
+
+    def default_image(self, device: str) -> str:
+        """Return the image for `device`; operators override it by HEARTH_ENGINE_IMAGE_<DEVICE>."""
+
+    def launch(self, order: ReplicaOrder, place: Place) -> Launch:
+        """Return the one way to run `order` at `place`. Pure; a bad setting raises ValueError."""
+
+    def read_line(self, line: str) -> StageMark | None:
+        """Return what this log line tells of the start, None if nothing."""
+
+    async def probe(self, client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
+        """Return whether the engine is healthy and answers one real token (or embedding)."""
+
+    async def healthy(self, client: httpx.AsyncClient) -> bool:
+        """Return whether a ready engine is still healthy; cheap, asked every few seconds."""
+
+    def sample(self, replica_id: str, at: float, metrics: str) -> ReplicaSample:
+        """Return one sample from the text of `/metrics`; what the engine does not tell stays None."""
+
+    def kv_cache_tokens(self, metrics: str) -> int | None:
+        """Return the engine's KV-cache capacity in tokens, from its metrics."""
