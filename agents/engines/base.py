@@ -67,7 +67,7 @@ class Engine(Protocol):
         """Return whether a ready engine is still healthy; cheap, asked every few seconds."""
 
     def sample(self, replica_id: str, at: float, metrics: str) -> ReplicaSample:
-        """Return one sample from the text of `/metrics`; what the engine does not tell stays None."""
+        """Return one sample from the text of `/metrics`; what it does not tell stays None."""
 
     def kv_cache_tokens(self, metrics: str) -> int | None:
         """Return the engine's KV-cache capacity in tokens, from its metrics."""

@@ -42,7 +42,7 @@ class Launch:
     """Whole command line for the process runtime; arguments after the entrypoint for images."""
     env: dict[str, str]
     run_dir: Path
-    """0700 folder of this replica: socket, log, caches. Mounted read-write where there is a mount."""
+    """0700 folder of this replica: socket, log, caches. Mounted read-write."""
     image: str = ""
     mounts: tuple[Mount, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Runtime(Protocol):
         """Remove what is left of an exited instance. Its log stays readable until then."""
 
     async def log_tail(self, instance: Instance, lines: int) -> list[str]:
-        """Return the last `lines` lines of stdout and stderr, oldest first, undecodable replaced."""
+        """Return the last `lines` lines of stdout and stderr, oldest first, bad bytes replaced."""
 
     async def memory_bytes(self, instance: Instance) -> int | None:
         """Return memory held by the whole instance (cgroup, or PSS of the process group)."""
