@@ -1,0 +1,73 @@
+"""Phases of replicas and deployments, and the only legal moves between them."""
+
+from enum import StrEnum
+
+
+class ReplicaPhase(StrEnum):
+    """Life of one replica, as observed. Moved by `actions.move_replica` alone."""
+
+    PENDING = "pending"  # wanted, or placed and not yet seen by the agent
+    FETCHING = "fetching"  # image, engine environment or weights are brought
+    STARTING = "starting"  # load, compile, warm-up, wake
+    READY = "ready"  # serves
+    DRAINING = "draining"  # finishes its requests, gets no new ones
+    ASLEEP = "asleep"  # loaded, memory freed, serves nothing
+    STOPPED = "stopped"  # gone on order; final
+    FAILED = "failed"  # gone or broken without an order; reason, exit code, last lines are kept
+    LOST = "lost"  # its host has been silent too long; it may still run
+
+
+P = ReplicaPhase
+
+LEGAL_MOVES: dict[ReplicaPhase, frozenset[ReplicaPhase]] = {
+    P.PENDING: frozenset({P.FETCHING, P.STARTING, P.STOPPED, P.FAILED}),
+    P.FETCHING: frozenset({P.STARTING, P.STOPPED, P.FAILED, P.LOST}),
+    P.STARTING: frozenset({P.READY, P.STOPPED, P.FAILED, P.LOST}),
+    P.READY: frozenset({P.DRAINING, P.FAILED, P.LOST}),
+    P.DRAINING: frozenset({P.READY, P.ASLEEP, P.STOPPED, P.FAILED, P.LOST}),
+    P.ASLEEP: frozenset({P.STARTING, P.STOPPED, P.FAILED, P.LOST}),
+    P.FAILED: frozenset({P.PENDING, P.STOPPED}),
+    P.LOST: frozenset({P.READY, P.ASLEEP, P.STARTING, P.STOPPED, P.FAILED}),
+    P.STOPPED: frozenset(),
+}
+
+COMING = frozenset({P.PENDING, P.FETCHING, P.STARTING})
+"""On the way to serving."""
+
+HOLDING = frozenset(
+    {P.PENDING, P.FETCHING, P.STARTING, P.READY, P.DRAINING, P.ASLEEP, P.FAILED, P.LOST}
+)
+"""Phases in which a placed replica keeps its GPUs and memory reserved."""
+
+
+def can_move(old: ReplicaPhase, new: ReplicaPhase) -> bool:
+    """Return whether a replica may go from `old` to `new`."""
+    return new in LEGAL_MOVES[old]
+
+
+class DesiredReplica(StrEnum):
+    """What the reconciler wants of a replica; the agent is told the same word."""
+
+    RUNNING = "running"
+    DRAINED = "drained"  # takes no new requests, then becomes absent
+    ABSENT = "absent"  # stop it; the row stays as history
+
+
+class DesiredDeployment(StrEnum):
+    """What people want of a deployment."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DELETED = "deleted"  # drained, stopped, then the row is removed
+
+
+class DeploymentPhase(StrEnum):
+    """What a deployment is, in one word; computed from its replicas."""
+
+    STARTING = "starting"  # nothing serves yet
+    READY = "ready"  # all wanted replicas serve
+    DEGRADED = "degraded"  # serves with a fault
+    SCALING = "scaling"  # serves, and ready differs from wanted on purpose
+    ASLEEP = "asleep"  # at zero, wakes on request
+    STOPPED = "stopped"  # off by hand
+    FAILED = "failed"  # does not serve and needs a person

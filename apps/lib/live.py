@@ -1,0 +1,37 @@
+"""Publish "this changed" to the browsers' sockets: the only user of the channel layer's send side.
+
+Messages carry ids, never objects: a consumer reads the row itself. Sending is best effort; pages
+are right again with the next snapshot.
+"""
+
+import logging
+
+import redis
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.db import transaction
+
+logger = logging.getLogger(__name__)
+
+FLEET = "fleet"
+"""Group of every page: deployments and hosts as a whole."""
+
+
+def deployment_group(name: str) -> str:
+    """Return the group of one deployment's page; names are `[a-z0-9-]`, valid in group names."""
+    return f"deployment.{name}"
+
+
+def publish(group: str, kind: str, **ids: str | int) -> None:
+    """Send `{"type": "changed", "kind": kind, **ids}` to `group` after commit. Never raises."""
+    transaction.on_commit(lambda: _send(group, kind, ids), robust=True)
+
+
+def _send(group: str, kind: str, ids: dict[str, str | int]) -> None:
+    layer = get_channel_layer()
+    if layer is None:
+        return
+    try:
+        async_to_sync(layer.group_send)(group, {"type": "changed", "kind": kind, **ids})
+    except (redis.RedisError, OSError) as error:
+        logger.warning("live update not sent: %s", error)

@@ -1,0 +1,34 @@
+"""The connections to Redis: one pool per process for sync code, one per event loop for async."""
+
+import asyncio
+from functools import cache
+
+import redis
+import redis.asyncio
+from django.conf import settings
+
+_TIMEOUT_SECONDS = 5.0
+
+
+@cache
+def client() -> redis.Redis:
+    """Return this process's sync client; it connects on first use."""
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=_TIMEOUT_SECONDS,
+        socket_connect_timeout=_TIMEOUT_SECONDS,
+        health_check_interval=15,
+    )
+
+
+_async_clients: dict[int, redis.asyncio.Redis] = {}
+
+
+def async_client() -> redis.asyncio.Redis:
+    """Return the async client of the running event loop."""
+    key = id(asyncio.get_running_loop())
+    if key not in _async_clients:
+        _async_clients[key] = redis.asyncio.Redis.from_url(
+            settings.REDIS_URL, socket_connect_timeout=_TIMEOUT_SECONDS, health_check_interval=15
+        )
+    return _async_clients[key]

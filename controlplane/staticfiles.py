@@ -1,0 +1,10 @@
+"""Static files: hashed names, compressed once, cached for ever by the browser."""
+
+from whitenoise.storage import CompressedManifestStaticFilesStorage
+
+
+class Storage(CompressedManifestStaticFilesStorage):
+    """Hashes the names inside `import` lines of ES modules too."""
+
+    support_js_module_import_aggregation = True
+    manifest_strict = False
