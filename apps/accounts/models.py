@@ -64,7 +64,9 @@ class RememberedAnswer(models.Model):
     key = models.CharField(max_length=255)
     request_sha256 = models.CharField(max_length=64)
     status = models.PositiveSmallIntegerField(null=True)
+    """None while the first request is still at work."""
     body = models.JSONField(null=True)
+    headers = models.JSONField(default=dict)
     created_at = models.DateTimeField(db_index=True)
 
     class Meta:

@@ -20,7 +20,7 @@ class Host(models.Model):
     """None: the default price of its GPU kind, or of a CPU host, counts."""
 
     # Identity and fences.
-    install_id = models.CharField(max_length=64)
+    install_id = models.CharField(max_length=64, unique=True)
     credential_sha256 = models.CharField(max_length=64, unique=True)
     relay_key = models.CharField(max_length=80)
     agent_epoch = models.PositiveBigIntegerField(default=0)
@@ -77,7 +77,14 @@ class Incarnation(models.Model):
     """The identity of this database: one row. A restore from a backup makes a new one."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    singleton = models.BooleanField(default=True, unique=True)
+    """Always true: two processes that start at once cannot both make the row."""
     created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(singleton=True), name="incarnation_is_single")
+        ]
 
     def __str__(self) -> str:
         return str(self.id)
