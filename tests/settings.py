@@ -1,0 +1,23 @@
+"""Settings of the tests: the product's own, with all state in a folder of this run.
+
+pytest-django imports this before any conftest, so the environment is set here. Child processes of
+a test inherit the environment and load the product's settings.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+_folder = Path(tempfile.mkdtemp(prefix="hearth-test-"))
+atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+
+for _name in [name for name in os.environ if name.startswith(("HEARTH_", "MILVUS_"))]:
+    del os.environ[_name]
+os.environ.pop("DATABASE_URL", None)
+os.environ["HEARTH_DATA_DIR"] = str(_folder)
+os.environ["REDIS_URL"] = f"unix://{_folder}/redis.sock"
+os.environ["DJANGO_SETTINGS_MODULE"] = "controlplane.settings"
+
+from controlplane.settings import *  # noqa: E402, F403
