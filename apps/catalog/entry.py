@@ -2,8 +2,8 @@
 
 The file format is these types: every key of `entries/*.yaml` is a field here, unknown keys are
 refused. Values are checked when they are built, so an `Entry` that exists is a valid one.
-Assumes the reader (`apps.catalog.reading`) has copied an entry's `shape`, `context_tokens` and
-shared `engine` settings into each variant, so that a `Variant` can be judged by itself.
+Assumes the reader (`apps.catalog.reading`) has copied what an entry says once for all its variants
+(`shape`, `context_tokens`, `min_vllm`, `engine`) into each, so that one can be judged by itself.
 Sizes are bytes, lengths are tokens. Pure: no Django, no files, no clock.
 """
 
@@ -190,6 +190,7 @@ class Variant(Record, frozen=True, kw_only=True):
     """Size of the weights as the engine loads them, after any conversion."""
     devices: Annotated[dict[Device, DeviceRules], Meta(min_length=1)]
     context_tokens: Count
+    min_vllm: Version
     shape: Shape
     engine: EngineSettings = EngineSettings()
     """Settings on every device; `devices.<device>.engine` stands above them."""
@@ -198,6 +199,8 @@ class Variant(Record, frozen=True, kw_only=True):
         if self.engine.max_model_len is None:
             raise ValueError("`engine.max_model_len` is missing: say how long requests may be")
         for device, rules in self.devices.items():
+            if device is Device.CPU and rules.min_compute_capability:
+                raise ValueError("`min_compute_capability` belongs to `cuda`: move it there")
             length = rules.engine.max_model_len or self.engine.max_model_len
             if length > self.context_tokens:
                 raise ValueError(

@@ -178,7 +178,7 @@ def _spread(raw: dict[str, Any]) -> dict[str, Any]:
         for key in ("tool_call_parser", "reasoning_parser")
         if raw.get(key) is not None
     }
-    shared = {key: raw[key] for key in ("shape", "context_tokens") if key in raw}
+    shared = {key: raw[key] for key in ("shape", "context_tokens", "min_vllm") if key in raw}
     engines = [(raw.get("engine") or {}), *((item.get("engine") or {}) for item in variants)]
     if not all(isinstance(engine, dict) for engine in engines):
         return entry

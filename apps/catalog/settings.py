@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from agents.wire import EngineSettings
-from apps.catalog.entry import Device, Variant
+from apps.catalog.entry import Device, Shape, Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,19 +203,19 @@ def _check_against_model(settings: EngineSettings, variant: Variant) -> None:
             f"`max_model_len` is {length} and the model takes {context} tokens: "
             f"give at most {context}",
         )
-    check_parallel(settings, variant)
+    _check_parallel(settings, variant)
 
 
-def check_parallel(settings: EngineSettings, variant: Variant) -> None:
+def _check_parallel(settings: EngineSettings, variant: Variant) -> None:
     """Raise BadSetting if the model cannot be split into the wanted parts."""
     shape, parts = variant.shape, settings.tensor_parallel_size
-    heads, kv_heads = shape.attention_heads, shape.kv_heads
-    if heads % parts or (kv_heads % parts and parts % kv_heads):
-        fitting = [n for n in range(1, min(heads, 64) + 1) if _splits(n, heads, kv_heads)]
+    if not splits_evenly(shape, parts):
+        most = min(shape.attention_heads, 64)
+        fitting = [str(n) for n in range(1, most + 1) if splits_evenly(shape, n)]
         raise BadSetting(
             "tensor_parallel_size",
-            f"`tensor_parallel_size` {parts} does not divide the model's {heads} attention and "
-            f"{kv_heads} KV heads: give one of {', '.join(map(str, fitting))}",
+            f"`tensor_parallel_size` {parts} does not divide the model's {shape.attention_heads} "
+            f"attention and {shape.kv_heads} KV heads: give one of {', '.join(fitting)}",
         )
     if settings.pipeline_parallel_size > shape.layers:
         raise BadSetting(
@@ -225,5 +225,8 @@ def check_parallel(settings: EngineSettings, variant: Variant) -> None:
         )
 
 
-def _splits(parts: int, heads: int, kv_heads: int) -> bool:
-    return heads % parts == 0 and (kv_heads % parts == 0 or parts % kv_heads == 0)
+def splits_evenly(shape: Shape, parts: int) -> bool:
+    """Say whether `parts` GPUs can share each layer: heads are dealt out whole, or KV heads
+    are copied whole."""
+    kv_heads = shape.kv_heads
+    return shape.attention_heads % parts == 0 and (kv_heads % parts == 0 or parts % kv_heads == 0)

@@ -1,0 +1,304 @@
+"""The answer of one host: does this variant fit here, on which GPUs, with what settings.
+
+Decides what stands in the way first (labels, engine version, GPU generation), then memory, on the
+fewest GPUs of one kind that can share the model. The settings it answers are complete: the share
+of GPU memory is lowered to what is free, since the engine refuses to start when it finds less than
+its share. Assumes that rooms say what is really free. Called by `apps.catalog.fit`. Pure.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from agents.wire import EngineSettings
+from apps.catalog import need as needs
+from apps.catalog import shapes
+from apps.catalog.entry import Device, Variant
+from apps.catalog.need import Need, estimate
+from apps.catalog.rooms import GpuRoom, HostRoom
+from apps.catalog.settings import splits_evenly
+
+GPU_SHARE_RATIO = 0.92
+"""The engine's own default for `gpu_memory_utilization`."""
+
+_CONTEXT_WORTH_TOKENS = 1024
+"""A shorter context is not offered as a way out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What an order asks for; None leaves the choice to Hearth."""
+
+    variant: str | None = None
+    device: Device | None = None
+    host: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels that a host must have, with these values."""
+    engine: Mapping[str, object] = field(default_factory=dict)
+    """Engine settings above those of the catalog."""
+    full_length_requests: int = 1
+    """How many requests of full length must be held at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFit:
+    """The answer of one host for one variant on one kind of device."""
+
+    host: str
+    variant: str
+    device: Device
+    fits: bool
+    reason: str
+    """One sentence for people, whether it fits or not."""
+    settings: EngineSettings | None = None
+    gpu_uuids: tuple[str, ...] = ()
+    need: Need | None = None
+    """Of the whole replica on CPU, of each GPU on CUDA."""
+    reserve_bytes: int = 0
+    """What the engine will take of each device; book this."""
+    kv_tokens: int = 0
+    full_length_requests: int = 0
+    missing_bytes: int = 0
+    """How much is missing on each device; 0 when something else than memory is in the way."""
+    largest_context_tokens: int = 0
+    """When only the KV cache is too large: the `max_model_len` that would fit here."""
+
+
+def ask(
+    variant: Variant, device: Device, room: HostRoom, settings: EngineSettings, wish: Wish
+) -> HostFit:
+    """Return whether `room` can take `variant` with `settings`, which suit the variant."""
+    return _Case(variant, device, room, wish).answer(settings)
+
+
+def refuse(variant: Variant, device: Device, room: HostRoom, reason: str) -> HostFit:
+    """Return a no for a `reason` that has nothing to do with memory."""
+    return HostFit(host=room.name, variant=variant.name, device=device, fits=False, reason=reason)
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One question: this variant on this kind of device in this room."""
+
+    variant: Variant
+    device: Device
+    room: HostRoom
+    wish: Wish
+
+    def answer(self, settings: EngineSettings) -> HostFit:
+        barrier = self._barrier()
+        if barrier:
+            return self.no(barrier)
+        if self.device is Device.CPU:
+            return self._on_cpu(settings)
+        return self._on_gpus(settings)
+
+    def no(self, reason: str, missing_bytes: int = 0, largest_context_tokens: int = 0) -> HostFit:
+        return replace(
+            refuse(self.variant, self.device, self.room, reason),
+            missing_bytes=missing_bytes,
+            largest_context_tokens=largest_context_tokens,
+        )
+
+    def _barrier(self) -> str:
+        """Return what stands in the way before memory is looked at, empty if nothing does."""
+        if self.wish.host not in (None, self.room.name):
+            return f"the order wants host {self.wish.host}"
+        for label, value in self.wish.labels.items():
+            if self.room.labels.get(label) != value:
+                return f"label {label}={value} is missing"
+        if self.device not in self.room.devices:
+            return f"it has no {'GPU' if self.device is Device.CUDA else 'CPU engine'} to run it on"
+        version = self.room.engine_version
+        if version and _numbers(version) < _numbers(self.variant.min_vllm):
+            return f"it has vLLM {version}, the model needs {self.variant.min_vllm} or later"
+        return ""
+
+    def _on_cpu(self, settings: EngineSettings) -> HostFit:
+        need = estimate(self.variant, settings, Device.CPU)
+        if shapes.keeps_cache(self.variant.shape):
+            settings = msgspec.structs.replace(settings, kv_cache_bytes=need.kv_bytes)
+        free = self.room.memory_available_bytes
+        short = self._too_short(settings, need)
+        if short:
+            return short
+        if need.total_bytes > free:
+            return self._too_large(settings, need, free, "of memory")
+        return self._yes(settings, need, (), need.total_bytes)
+
+    def _on_gpus(self, settings: EngineSettings) -> HostFit:
+        gpus = self._usable_gpus()
+        if not gpus:
+            oldest = self.variant.devices[Device.CUDA].min_compute_capability
+            return self.no(
+                f"{self.variant.name} needs GPUs of compute capability {oldest} or later"
+            )
+        answers = [
+            self._on_group(sized, group)
+            for sized in self._sizes(settings, len(gpus))
+            for group in _groups(gpus, _group_size(sized))
+        ]
+        if not answers:
+            wanted = _group_size(settings)
+            return self.no(f"it needs {wanted} GPUs of one kind and the host has {len(gpus)}")
+        fitting = [answer for answer in answers if answer.fits]
+        if fitting:
+            return fitting[0]
+        return min(answers, key=lambda answer: answer.missing_bytes)
+
+    def _usable_gpus(self) -> list[GpuRoom]:
+        oldest = self.variant.devices[Device.CUDA].min_compute_capability
+        return sorted(
+            (gpu for gpu in self.room.gpus if _new_enough(gpu.compute_capability, oldest)),
+            key=lambda gpu: (-gpu.free_bytes, gpu.uuid),
+        )
+
+    def _sizes(self, settings: EngineSettings, gpu_count: int) -> list[EngineSettings]:
+        """Return the settings with each tensor-parallel size to try, the smallest first."""
+        if "tensor_parallel_size" in self.wish.engine or settings.tensor_parallel_size > 1:
+            return [settings]
+        stages = settings.pipeline_parallel_size
+        sizes = [2**power for power in range(7) if 2**power * stages <= gpu_count]
+        return [
+            msgspec.structs.replace(settings, tensor_parallel_size=size)
+            for size in sizes
+            if splits_evenly(self.variant.shape, size)
+        ]
+
+    def _on_group(self, settings: EngineSettings, group: Sequence[GpuRoom]) -> HostFit:
+        """Answer for these GPUs; the one with the least room decides for all."""
+        need = estimate(self.variant, settings, Device.CUDA)
+        total = min(gpu.total_bytes for gpu in group)
+        free = min(gpu.free_bytes for gpu in group)
+        share = settings.gpu_memory_utilization or GPU_SHARE_RATIO
+        budget = min(free, int(share * total))
+        uuids = tuple(gpu.uuid for gpu in group)
+        if settings.kv_cache_bytes is not None or not shapes.keeps_cache(self.variant.shape):
+            return self._fixed_cache(settings, need, budget, total, uuids)
+        need = replace(need, kv_bytes=need.kv_bytes * self.wish.full_length_requests)
+        ratio = _rounded_down(budget / total)
+        taken = int(ratio * total)
+        if need.total_bytes > taken:
+            return self._too_large(settings, need, taken, _on_each(group))
+        settings = msgspec.structs.replace(settings, gpu_memory_utilization=ratio)
+        need = replace(need, kv_bytes=taken - need.fixed_bytes)
+        return self._yes(settings, need, uuids, taken)
+
+    def _fixed_cache(
+        self,
+        settings: EngineSettings,
+        need: Need,
+        budget: int,
+        total: int,
+        uuids: tuple[str, ...],
+    ) -> HostFit:
+        """Answer when the size of the KV cache is given: take only what is needed."""
+        short = self._too_short(settings, need)
+        if short:
+            return short
+        ratio = _rounded_up(need.total_bytes / total)
+        taken = int(ratio * total)
+        if taken > budget:
+            where = f"on each of {len(uuids)} GPUs" if len(uuids) > 1 else "on a GPU"
+            return self._too_large(settings, need, budget, where)
+        settings = msgspec.structs.replace(settings, gpu_memory_utilization=ratio)
+        return self._yes(settings, need, uuids, taken)
+
+    def _too_short(self, settings: EngineSettings, need: Need) -> HostFit | None:
+        """Answer no if the given KV cache cannot hold the requests; the engine would not start."""
+        tokens = needs.full_length_tokens(self.variant, settings)
+        each = needs.request_bytes(self.variant, settings, tokens)
+        wanted = each * self.wish.full_length_requests
+        if wanted <= need.kv_bytes:
+            return None
+        largest = needs.largest_context_tokens(
+            self.variant, settings, need.kv_bytes // self.wish.full_length_requests
+        )
+        return self.no(
+            f"`kv_cache_bytes` is {_size(need.kv_bytes)} and {self.wish.full_length_requests} "
+            f"request(s) of {tokens} tokens need {_size(wanted)}: give that much, or a "
+            f"`max_model_len` of {largest}",
+            wanted - need.kv_bytes,
+            largest,
+        )
+
+    def _too_large(self, settings: EngineSettings, need: Need, free: int, where: str) -> HostFit:
+        missing = need.total_bytes - free
+        room = free - need.fixed_bytes
+        largest = 0
+        if settings.kv_cache_bytes is None or self.device is Device.CPU:
+            requests = self.wish.full_length_requests
+            largest = needs.largest_context_tokens(self.variant, settings, max(0, room) // requests)
+        helps = largest >= _CONTEXT_WORTH_TOKENS
+        hint = f"; a `max_model_len` of {largest} would fit" if helps else ""
+        return self.no(
+            f"{self.variant.name} needs {_size(need.total_bytes)} {where} and "
+            f"{_size(max(0, free))} is free: {_size(missing)} short{hint}",
+            missing,
+            largest if helps else 0,
+        )
+
+    def _yes(
+        self, settings: EngineSettings, need: Need, gpu_uuids: tuple[str, ...], reserve_bytes: int
+    ) -> HostFit:
+        tokens = needs.kv_tokens(self.variant, settings, self.device, need.kv_bytes)
+        requests = tokens // needs.full_length_tokens(self.variant, settings)
+        holds = f", KV cache for {tokens} tokens" if tokens else ""
+        on = f"{len(gpu_uuids)} GPU(s)" if gpu_uuids else "CPU"
+        return HostFit(
+            host=self.room.name,
+            variant=self.variant.name,
+            device=self.device,
+            fits=True,
+            reason=f"{self.variant.name} takes {_size(reserve_bytes)} on {on}{holds}",
+            settings=settings,
+            gpu_uuids=gpu_uuids,
+            need=need,
+            reserve_bytes=reserve_bytes,
+            kv_tokens=tokens,
+            full_length_requests=requests,
+        )
+
+
+def _groups(gpus: Sequence[GpuRoom], size: int) -> list[tuple[GpuRoom, ...]]:
+    """Return for each kind of GPU the `size` with the most room; a group is of one kind."""
+    kinds: dict[str, list[GpuRoom]] = {}
+    for gpu in gpus:
+        kinds.setdefault(gpu.name, []).append(gpu)
+    return [tuple(kind[:size]) for kind in kinds.values() if len(kind) >= size]
+
+
+def _group_size(settings: EngineSettings) -> int:
+    return settings.tensor_parallel_size * settings.pipeline_parallel_size
+
+
+def _new_enough(capability: str, oldest: str | None) -> bool:
+    """Compare compute capabilities; a GPU that does not tell its own is let through."""
+    if not oldest or not capability:
+        return True
+    return _numbers(capability) >= _numbers(oldest)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version such as `0.32.0+cpu`, three of them."""
+    found = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+
+
+def _rounded_down(ratio: float) -> float:
+    return math.floor(ratio * 1000) / 1000
+
+
+def _rounded_up(ratio: float) -> float:
+    return math.ceil(ratio * 1000) / 1000
+
+
+def _on_each(group: Sequence[GpuRoom]) -> str:
+    return f"on each of {len(group)} GPUs" if len(group) > 1 else "on a GPU"
+
+
+def _size(amount: int) -> str:
+    return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"

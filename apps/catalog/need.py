@@ -1,0 +1,168 @@
+"""How much memory one replica needs, part by part.
+
+Weights and KV cache are arithmetic on the model's shape. Activations follow from the largest step
+(batched tokens) and the sampler (requests x vocabulary). The runtime, which is what the engine
+takes before it has a model, is measured on CPU and an estimate on CUDA; `docs/catalog.md` has the
+evidence. Called by `apps.catalog.fit`. Pure.
+"""
+
+from dataclasses import dataclass
+
+from agents.wire import EngineSettings
+from apps.catalog import shapes
+from apps.catalog.entry import Device, Shape, Variant
+
+GIB = 1024**3
+
+CPU_RUNTIME_BYTES = 1_450_000_000
+"""The three processes of a CPU engine with their imports, without any model: measured 1.43 to
+1.46 GB with two tiny models (vLLM 0.32)."""
+
+CPU_KV_BYTES = GIB
+"""KV cache on CPU where the settings do not say: the engine itself would take half the memory."""
+
+CUDA_RUNTIME_BYTES = 1 * GIB
+"""CUDA context, libraries and workspaces on each GPU; an estimate."""
+
+CUDA_GRAPH_BYTES = GIB // 2
+"""Captured CUDA graphs on each GPU, unless eager; an estimate."""
+
+CUDA_COLLECTIVE_BYTES = GIB // 2
+"""Buffers of the collective operations on each GPU of a group; an estimate."""
+
+DEFAULT_BATCHED_TOKENS = {Device.CPU: 2048, Device.CUDA: 8192}
+DEFAULT_SEQUENCES = {Device.CPU: 128, Device.CUDA: 256}
+
+DEFAULT_BLOCK_TOKENS = {Device.CPU: 128, Device.CUDA: 16}
+
+_SAMPLER_COPIES = 3
+"""Logits, their probabilities and one sorted copy, four bytes an element."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Memory of one replica: of the whole replica on CPU, of each of its GPUs on CUDA."""
+
+    weights_bytes: int
+    kv_bytes: int
+    """Set by `kv_cache_bytes`, else what one request of full length needs."""
+    activation_bytes: int
+    runtime_bytes: int
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Everything but the KV cache."""
+        return self.weights_bytes + self.activation_bytes + self.runtime_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        return self.fixed_bytes + self.kv_bytes
+
+
+def estimate(variant: Variant, settings: EngineSettings, device: Device | str) -> Need:
+    """Return what a replica of `variant` with `settings` needs on `device`, at the least.
+
+    An estimate: within 10 % of the measured CPU engines, unproven on CUDA.
+    """
+    device = Device(device)
+    parallel = settings.tensor_parallel_size
+    weights = shapes.weight_bytes_per_gpu(
+        variant.shape,
+        variant.weight_bytes,
+        tensor_parallel=parallel,
+        pipeline_parallel=settings.pipeline_parallel_size,
+    )
+    if device is Device.CPU:
+        weights += _packed_bytes(variant)
+    return Need(
+        weights_bytes=weights,
+        kv_bytes=_kv_bytes(variant, settings, device),
+        activation_bytes=_activation_bytes(variant.shape, settings, device),
+        runtime_bytes=_runtime_bytes(settings, device),
+    )
+
+
+def request_bytes(variant: Variant, settings: EngineSettings, tokens: int) -> int:
+    """Return the KV cache of one request of `tokens` tokens under `settings`, on each device.
+
+    Pipeline stages hold the layers of their own only; the fullest one counts.
+    """
+    whole = shapes.kv_bytes_of_request(
+        variant.shape,
+        tokens=tokens,
+        element_bytes=_element_bytes(variant, settings),
+        tensor_parallel=settings.tensor_parallel_size,
+    )
+    return -(-whole // settings.pipeline_parallel_size)
+
+
+def full_length_tokens(variant: Variant, settings: EngineSettings) -> int:
+    """Return the longest request that the engine will take."""
+    return settings.max_model_len or variant.context_tokens
+
+
+def kv_tokens(
+    variant: Variant, settings: EngineSettings, device: Device | str, kv_bytes: int
+) -> int:
+    """Return how many tokens a KV cache of `kv_bytes` a device holds; 0 if the model keeps none.
+
+    In requests of full length, so that windows and states take their share; whole blocks.
+    """
+    tokens = full_length_tokens(variant, settings)
+    each = request_bytes(variant, settings, tokens)
+    if not each:
+        return 0
+    block = settings.block_size or DEFAULT_BLOCK_TOKENS[Device(device)]
+    return kv_bytes * tokens // each // block * block
+
+
+def largest_context_tokens(variant: Variant, settings: EngineSettings, kv_bytes: int) -> int:
+    """Return the longest request whose KV cache fits into `kv_bytes`, at most the wanted length."""
+    low, high = 0, full_length_tokens(variant, settings)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if request_bytes(variant, settings, middle) <= kv_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _kv_bytes(variant: Variant, settings: EngineSettings, device: Device) -> int:
+    if not shapes.keeps_cache(variant.shape):
+        return 0
+    if settings.kv_cache_bytes is not None:
+        return settings.kv_cache_bytes
+    one = request_bytes(variant, settings, full_length_tokens(variant, settings))
+    return max(one, CPU_KV_BYTES) if device is Device.CPU else one
+
+
+def _packed_bytes(variant: Variant) -> int:
+    """Return the second copy of the matrices, packed for the CPU's kernels; embeddings have none.
+
+    Deduced: SmolLM2 takes 0.5 GB above a model of no size, for weights of 0.27 GB.
+    """
+    return max(0, variant.weight_bytes - shapes.embedding_bytes(variant.shape))
+
+
+def _element_bytes(variant: Variant, settings: EngineSettings) -> int:
+    return shapes.kv_element_bytes(variant.shape, settings.dtype, settings.kv_cache_dtype)
+
+
+def _activation_bytes(shape: Shape, settings: EngineSettings, device: Device) -> int:
+    tokens = settings.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS[device]
+    requests = settings.max_num_seqs or DEFAULT_SEQUENCES[device]
+    split = settings.tensor_parallel_size
+    width = 4 * shape.hidden_size + 3 * shape.intermediate_size // split
+    sampler = 0
+    if shapes.keeps_cache(shape):
+        sampler = requests * shape.vocab_size * 4 * _SAMPLER_COPIES
+    return tokens * width * shape.weight_element_bytes + sampler
+
+
+def _runtime_bytes(settings: EngineSettings, device: Device) -> int:
+    if device is Device.CPU:
+        return CPU_RUNTIME_BYTES
+    graphs = 0 if settings.enforce_eager else CUDA_GRAPH_BYTES
+    group = settings.tensor_parallel_size * settings.pipeline_parallel_size
+    return CUDA_RUNTIME_BYTES + graphs + (CUDA_COLLECTIVE_BYTES if group > 1 else 0)

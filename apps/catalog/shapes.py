@@ -1,0 +1,96 @@
+"""Bytes that follow from a model's shape: KV cache, states, and weights on each GPU.
+
+What is counted, for each kind of layer: full attention keeps 2 x heads x head_dim elements of every
+token; a sliding window the same for its last tokens only; MLA one latent of every token, a copy on
+every GPU; linear attention and Mamba-2 a state whose size does not depend on length; encoders
+and layers that read another layer's cache nothing. Blocks are not rounded up here.
+Called by `apps.catalog.fit`. Pure arithmetic: no Django, no clock, no files.
+"""
+
+from apps.catalog.entry import LayerGroup, LayerKind, LinearState, Shape
+
+KV_ELEMENT_BYTES = {"fp8": 1, "fp8_e4m3": 1, "bfloat16": 2, "float16": 2}
+MODEL_ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+_GROWING = (LayerKind.FULL, LayerKind.MLA)
+
+
+def kv_element_bytes(shape: Shape, dtype: str | None, kv_cache_dtype: str | None) -> int:
+    """Return the bytes of one number in the KV cache; both names are the engine's, None is auto."""
+    model = MODEL_ELEMENT_BYTES.get(dtype or "auto", shape.weight_element_bytes)
+    return KV_ELEMENT_BYTES.get(kv_cache_dtype or "auto", model)
+
+
+def kv_bytes_per_token(shape: Shape, *, element_bytes: int, tensor_parallel: int = 1) -> int:
+    """Return what every further token of a long request adds to the KV cache, on each GPU."""
+    return sum(
+        group.layers * _token_bytes(shape, group, element_bytes, tensor_parallel)
+        for group in shape.groups
+        if group.kind in _GROWING
+    )
+
+
+def kv_bytes_of_request(
+    shape: Shape, *, tokens: int, element_bytes: int, tensor_parallel: int = 1
+) -> int:
+    """Return the KV cache and states of one request of `tokens` tokens, on each GPU."""
+    return sum(
+        group.layers * _layer_bytes(shape, group, tokens, element_bytes, tensor_parallel)
+        for group in shape.groups
+    )
+
+
+def keeps_cache(shape: Shape) -> bool:
+    """Say whether the model keeps anything between two steps; encoders do not."""
+    return any(
+        group.kind in (*_GROWING, LayerKind.SLIDING, LayerKind.LINEAR) for group in shape.groups
+    )
+
+
+def weight_bytes_per_gpu(
+    shape: Shape, weight_bytes: int, *, tensor_parallel: int = 1, pipeline_parallel: int = 1
+) -> int:
+    """Return the weights on the fullest GPU.
+
+    Tensor parallelism splits every matrix evenly (the norms it copies are below 0.1 %).
+    Pipeline stages hold whole layers; the embedding is on the first, the output head on the last.
+    """
+    if pipeline_parallel == 1:
+        return -(-weight_bytes // tensor_parallel)
+    ends = embedding_bytes(shape) * (1 if shape.tied_embeddings else 2)
+    body = max(0, weight_bytes - ends)
+    layers = -(-shape.layers // pipeline_parallel)
+    return -(-(body * layers // shape.layers + embedding_bytes(shape)) // tensor_parallel)
+
+
+def embedding_bytes(shape: Shape) -> int:
+    """Return the size of the input embedding, which quantizations leave as it is."""
+    return shape.vocab_size * shape.hidden_size * shape.weight_element_bytes
+
+
+def _layer_bytes(
+    shape: Shape, group: LayerGroup, tokens: int, element_bytes: int, tensor_parallel: int
+) -> int:
+    if group.kind is LayerKind.LINEAR and group.state is not None:
+        return state_bytes(group.state, tensor_parallel=tensor_parallel)
+    kept = min(tokens, group.window_tokens or tokens)
+    return kept * _token_bytes(shape, group, element_bytes, tensor_parallel)
+
+
+def _token_bytes(shape: Shape, group: LayerGroup, element_bytes: int, tensor_parallel: int) -> int:
+    """Return what one layer of `group` keeps of one token, on each GPU."""
+    if group.kind is LayerKind.MLA and group.latent_dim is not None:
+        return group.latent_dim * element_bytes
+    if group.kind not in (LayerKind.FULL, LayerKind.SLIDING):
+        return 0
+    heads = max(1, (group.kv_heads or shape.kv_heads) // tensor_parallel)
+    return 2 * heads * (group.head_dim or shape.head_dim) * element_bytes
+
+
+def state_bytes(state: LinearState, *, tensor_parallel: int = 1) -> int:
+    """Return the recurrent and convolution state of one layer for one request, on each GPU."""
+    values = state.value_heads * state.value_head_dim
+    recurrent = values * state.key_head_dim * state.recurrent_element_bytes
+    channels = values + 2 * state.key_heads * state.key_head_dim
+    convolution = channels * (state.conv_kernel - 1) * state.conv_element_bytes
+    return -(-(recurrent + convolution) // tensor_parallel)
