@@ -7,3 +7,9 @@ class CatalogConfig(AppConfig):
     name = "apps.catalog"
     label = "catalog"
     verbose_name = "Catalog"
+
+    def ready(self) -> None:
+        """Read the catalog once at start, so that a broken built-in file stops the process."""
+        from apps.catalog import catalog  # noqa: PLC0415  Django's settings are not ready before
+
+        catalog.installed()

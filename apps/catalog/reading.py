@@ -5,7 +5,6 @@ unknown keys of a file at once. Called by `apps.catalog.catalog` and by tests. R
 and keeps nothing; YAML is loaded by the safe loader, so a file cannot run code.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,10 +25,14 @@ from msgspec.inspect import (
 
 from agents.wire import EngineSettings
 from apps.catalog.entry import Entry, Shape
+from apps.catalog.hints import explain, nearest
 from apps.catalog.settings import BadSetting, engine_settings
 
 MAX_FILE_BYTES = 256 * 1024
 """An entry is a few kilobytes; more is a mistake, such as a model file with a wrong name."""
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's safe loader where PyYAML was built with it: ten times faster, the same values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +63,18 @@ def read_entry(path: Path) -> Entry:
     lines: dict[str, int] = {}
     try:
         raw = _load(path, lines)
-        problems = list(_unknown_keys(type_info(Entry), raw, "$"))
+        problems = list(_unknown_keys(_ENTRY, raw, "$"))
         if problems:
             raise _Wrong(problems)
         entry = msgspec.convert(_spread(raw), Entry)
         _check(entry, path.stem)
     except _Wrong as wrong:
-        raise BadFile([_problem(path, lines, *mistake) for mistake in wrong.mistakes]) from wrong
+        found = [_problem(path, lines, *mistake) for mistake in wrong.mistakes]
+        raise BadFile(list(dict.fromkeys(found))) from wrong
     except msgspec.ValidationError as error:
         message, _, where = str(error).partition(" - at `")
-        raise BadFile([_problem(path, lines, where.rstrip("`") or "$", message)]) from error
+        field, sentence = explain(message, where.rstrip("`") or "$")
+        raise BadFile([_problem(path, lines, field, sentence)]) from error
     return entry
 
 
@@ -86,11 +91,11 @@ def _load(path: Path, lines: dict[str, int]) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _Wrong([("$", f"is larger than {MAX_FILE_BYTES // 1024} KiB: not an entry")])
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
         if node is not None:
             lines.update(_lines_of(node, "$"))
-        raw = yaml.safe_load(text)
+        raw = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         lines["$"] = error.problem_mark.line + 1 if error.problem_mark else 1
         raise _Wrong([("$", f"is not YAML: {error.problem or error.context}")]) from error
@@ -154,17 +159,13 @@ def _unknown_fields(
         if key in known:
             yield from _unknown_keys(known[key], item, here)
         else:
-            yield here, f"is not a known field: {nearest(str(key), list(known))}"
+            yield here, f"is not a known field: {nearest(str(key), known)}"
 
+
+_ENTRY = type_info(Entry)
 
 SHARED = {"shape": type_info(Shape), "engine": type_info(EngineSettings)}
 """Fields of a variant that an entry may give once for all its variants."""
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return a hint at the word of `known` that `word` was meant to be, or at all of them."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(known))}"
 
 
 def _spread(raw: dict[str, Any]) -> dict[str, Any]:
