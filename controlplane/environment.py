@@ -95,7 +95,7 @@ def public_origins(public_url: str, web_addr: str) -> tuple[list[str], list[str]
     hosts = {"localhost", "127.0.0.1", "[::1]"}
     origins = []
     listen = web_addr.rpartition(":")[0]
-    if listen in ("0.0.0.0", "::", "[::]"):  # noqa: S104
+    if listen in ("0.0.0.0", "::", "[::]"):
         hosts.add("*") if not public_url else None
     elif listen:
         hosts.add(listen)

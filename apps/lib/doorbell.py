@@ -17,7 +17,8 @@ from apps.lib.redis import async_client, client
 
 logger = logging.getLogger(__name__)
 
-_CHANNEL = "hearth:doorbell"
+CHANNEL = "hearth:doorbell"
+"""The one Redis channel; the message is the topic."""
 
 CONTROLLER = "controller"
 TABLE = "table"
@@ -36,7 +37,7 @@ def _publish(topics: tuple[str, ...]) -> None:
     try:
         pipe = client().pipeline(transaction=False)
         for topic in topics:
-            pipe.publish(_CHANNEL, topic)
+            pipe.publish(CHANNEL, topic)
         pipe.execute()
     except redis.RedisError as error:
         logger.warning("doorbell not rung: %s", error)
@@ -79,7 +80,7 @@ class Listener:
 
     async def _listen(self) -> None:
         async with async_client().pubsub() as subscription:
-            await subscription.subscribe(_CHANNEL)
+            await subscription.subscribe(CHANNEL)
             async for message in subscription.listen():
                 if message["type"] == "message":
                     self.heard(message["data"].decode())

@@ -58,7 +58,9 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
         return None
     set_rollback()
     response = Response(problem.body(), status=problem.status, content_type=CONTENT_TYPE)
-    plain = exception_handler(error, context) if isinstance(error, exceptions.APIException) else None
+    plain = (
+        exception_handler(error, context) if isinstance(error, exceptions.APIException) else None
+    )
     for name in ("WWW-Authenticate", "Retry-After"):
         if plain is not None and name in plain:
             response[name] = plain[name]
@@ -89,7 +91,7 @@ def _invalid(error: exceptions.ValidationError) -> Problem:
     return Problem(400, "invalid", f"{where}{first['message']}", extra={"errors": errors})
 
 
-def _flatten(detail: Any, path: str = "") -> list[dict[str, str]]:
+def _flatten(detail: object, path: str = "") -> list[dict[str, str]]:
     """Return DRF's nested error detail as `[{"field": "scaling.min_replicas", "message": …}]`."""
     if isinstance(detail, Mapping):
         return [

@@ -1,0 +1,39 @@
+"""Names of deployments: what is allowed, and the next free one. Pure."""
+
+import itertools
+import re
+from collections.abc import Iterable
+
+from apps.lib.problems import Problem
+
+MAX_LENGTH = 63
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+
+
+def check(name: str) -> None:
+    """Raise Problem 400 unless `name` can be a model name, a URL part and a DNS label."""
+    if len(name) <= MAX_LENGTH and _NAME.fullmatch(name):
+        return
+    message = (
+        f"{name!r} is not a name: use up to {MAX_LENGTH} characters a-z, 0-9 and -, "
+        "beginning and ending with a letter or digit"
+    )
+    raise Problem(
+        400,
+        "invalid",
+        f"name: {message}.",
+        extra={"field": "name", "errors": [{"field": "name", "message": message}]},
+    )
+
+
+def free_name(slug: str, taken: Iterable[str]) -> str:
+    """Return `slug`, or `slug-2`, `slug-3` … : the first that is not in `taken`."""
+    base = base_name(slug)
+    used = set(taken)
+    numbered = (f"{base}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([base], numbered) if name not in used)
+
+
+def base_name(slug: str) -> str:
+    """Return a catalog slug as a name; slugs may hold dots, names may not."""
+    return re.sub(r"[^a-z0-9-]+", "-", slug.lower()).strip("-")[: MAX_LENGTH - 4]

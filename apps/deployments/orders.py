@@ -1,0 +1,57 @@
+"""What people order, as plain values. Built by the API and the pages, carried out by `actions`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_REPLICAS = 1000
+DRAIN_SECONDS = 30.0
+"""How long a leaving replica may finish its requests."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Wanted numbers; None keeps what is set, or the default on creation."""
+
+    min_replicas: int | None = None
+    max_replicas: int | None = None
+    target_concurrency: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    memory_bytes: int | None = None
+    """Memory limit of a CPU replica; None takes the estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementWish:
+    host: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    """`cpu` or `cuda`; empty lets Hearth choose."""
+    wait: bool = False
+    """Accept the order although nothing fits now, and place it once something does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewDeployment:
+    catalog: str
+    name: str | None = None
+    variant: str | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
+    """Engine settings over the variant's own; the extra keys `kind` and `simulator` choose and
+    tune the simulator."""
+    scaling: Scaling = Scaling()
+    resources: Resources = Resources()
+    placement: PlacementWish = PlacementWish()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A change of a deployment; None leaves as it is. `engine` or `variant` make a new revision."""
+
+    variant: str | None = None
+    engine: dict[str, Any] | None = None
+    scaling: Scaling | None = None
+    if_generation: int | None = None
+    """Refuse with 412 when the deployment has changed since the caller read it."""

@@ -1,0 +1,203 @@
+"""Reads of deployments. Nothing here writes or talks to an engine."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from django.db.models import Max, Prefetch, QuerySet
+
+from agents.wire import EngineKind, ReadReply
+from apps.deployments.models import Decision, Deployment, Event, ReadRequest, Replica, Revision
+from apps.deployments.states import (
+    COMING,
+    DeploymentPhase,
+    DesiredDeployment,
+    DesiredReplica,
+    ReplicaPhase,
+)
+from apps.lib.problems import Problem
+
+_TYPICAL_SECONDS = {
+    "image": 90.0,
+    "engine": 90.0,
+    "weights": 25.0,
+    "import": 12.0,
+    "load": 3.0,
+    "compile": 4.0,
+    "graphs": 2.0,
+    "warm-up": 3.0,
+}
+"""Seconds a stage takes until this deployment has measured its own."""
+
+_STAGE_ORDER = tuple(_TYPICAL_SECONDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartProgress:
+    """How far the foremost starting replica is."""
+
+    phase: str
+    stage: str
+    ratio: float | None
+    eta_seconds: float | None
+    stage_seconds: dict[str, float]
+    replica_id: UUID
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A deployment in the words of the API."""
+
+    phase: DeploymentPhase
+    reason: str
+    revision: int
+    """Number of the live revision; of the newest one while none serves."""
+    newest_revision: int
+    ready_replicas: int
+    wanted_replicas: int
+    progress: StartProgress | None
+    simulated: bool
+    engine: str
+    variant: str
+    task: str
+    settings: dict[str, Any]
+
+
+def deployments() -> QuerySet[Deployment]:
+    """Return all deployments with everything that `status_of` reads, in a few queries."""
+    replicas = (
+        Replica.objects.exclude(phase=ReplicaPhase.STOPPED)
+        .select_related("host", "revision")
+        .defer("log_tail", "revision__spec")
+        .order_by("created_at", "id")
+    )
+    revisions = Revision.objects.defer("spec").order_by("number")
+    return (
+        Deployment.objects.select_related("scaling")
+        .prefetch_related(
+            Prefetch("replicas", replicas, to_attr="current_replicas"),
+            Prefetch("revisions", revisions, to_attr="all_revisions"),
+        )
+        .order_by("name", "id")
+    )
+
+
+def get(name: str) -> Deployment:
+    """Return the deployment `name`, prefetched. Raises Problem 404 with near names."""
+    row = deployments().filter(name=name).first()
+    if row is not None:
+        return row
+    names = list(Deployment.objects.values_list("name", flat=True))
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = f" Near names: {', '.join(near)}." if near else ""
+    raise Problem(404, "not_found", f"There is no deployment called {name}.{hint}")
+
+
+def status_of(deployment: Deployment) -> Status:
+    """Return the status of a row from `deployments()`; makes no query."""
+    replicas: Sequence[Replica] = deployment.current_replicas  # type: ignore[attr-defined]
+    revisions: Sequence[Revision] = deployment.all_revisions  # type: ignore[attr-defined]
+    newest = revisions[-1]
+    ready = [r for r in replicas if r.phase == ReplicaPhase.READY]
+    live = max((r.revision.number for r in ready), default=newest.number)
+    running = deployment.desired == DesiredDeployment.RUNNING
+    return Status(
+        phase=DeploymentPhase(deployment.phase),
+        reason=deployment.reason,
+        revision=live,
+        newest_revision=newest.number,
+        ready_replicas=len(ready),
+        wanted_replicas=deployment.scaling.min_replicas if running else 0,
+        progress=_progress(replicas),
+        simulated=newest.engine == EngineKind.SIMULATOR,
+        engine=newest.engine,
+        variant=newest.variant,
+        task=newest.task,
+        settings=newest.settings,
+    )
+
+
+def _progress(replicas: Iterable[Replica]) -> StartProgress | None:
+    coming = [r for r in replicas if r.phase in COMING and r.desired == DesiredReplica.RUNNING]
+    if not coming:
+        return None
+    rank = {ReplicaPhase.PENDING: 0, ReplicaPhase.FETCHING: 1, ReplicaPhase.STARTING: 2}
+    foremost = max(coming, key=lambda r: rank[ReplicaPhase(r.phase)])
+    told = foremost.progress or {}
+    stage = str(told.get("stage", ""))
+    ratio = told.get("ratio")
+    if ratio is None and told.get("total"):
+        ratio = min(1.0, told.get("done", 0) / told["total"])
+    return StartProgress(
+        phase=foremost.phase,
+        stage=stage,
+        ratio=ratio,
+        eta_seconds=_eta_seconds(stage, ratio, told.get("eta_seconds")),
+        stage_seconds=foremost.stage_seconds,
+        replica_id=foremost.pk,
+    )
+
+
+def _eta_seconds(stage: str, ratio: float | None, told: float | None) -> float | None:
+    """Return an estimate of the seconds to ready: what is left of this stage, and those after."""
+    if stage not in _TYPICAL_SECONDS:
+        return None
+    left = told if told is not None else _TYPICAL_SECONDS[stage] * (1 - (ratio or 0.0))
+    after = _STAGE_ORDER[_STAGE_ORDER.index(stage) + 1 :]
+    later = [s for s in after if s != "weights" or stage in ("image", "engine")]
+    return round(left + sum(_TYPICAL_SECONDS[s] for s in later), 1)
+
+
+def replicas_of(deployment: Deployment, *, stopped: bool = False) -> QuerySet[Replica]:
+    """Return the deployment's replicas, newest last; stopped ones too if wanted."""
+    rows = Replica.objects.filter(deployment=deployment).select_related("host", "revision")
+    if not stopped:
+        rows = rows.exclude(phase=ReplicaPhase.STOPPED)
+    return rows.order_by("created_at", "id")
+
+
+def replica(deployment: Deployment, replica_id: str) -> Replica:
+    """Return one replica of the deployment. Raises Problem 404."""
+    rows = Replica.objects.filter(deployment=deployment).select_related("host", "deployment")
+    for row in rows:
+        if str(row.pk) == replica_id or str(row.pk).startswith(replica_id):
+            return row
+    raise Problem(404, "not_found", f"{deployment.name} has no replica {replica_id}.")
+
+
+def events(
+    *, deployment: str = "", kind: str = "", severity: str = "", host: str = ""
+) -> QuerySet[Event]:
+    """Return events, newest first."""
+    wanted = {"deployment": deployment, "severity": severity, "host": host}
+    rows = Event.objects.filter(**{key: value for key, value in wanted.items() if value})
+    if kind:
+        rows = rows.filter(kind__startswith=kind)
+    return rows.order_by("-id")
+
+
+def decisions(deployment: Deployment) -> QuerySet[Decision]:
+    """Return the deployment's decisions, newest first."""
+    return Decision.objects.filter(deployment=deployment).order_by("-id")
+
+
+def answer_of(request_id: UUID) -> ReadReply | None:
+    """Return the answer to a read, None while there is none."""
+    answer = ReadRequest.objects.filter(pk=request_id).values_list("answer", flat=True).first()
+    return None if answer is None else msgspec.convert(answer, ReadReply)
+
+
+def last_event_id() -> int:
+    """Return the id of the newest event, 0 if there is none."""
+    return Event.objects.aggregate(newest=Max("id"))["newest"] or 0
+
+
+def starts_since(deployment: Deployment, since: datetime) -> QuerySet[Event]:
+    """Return the moves of this deployment's replicas since then, oldest first."""
+    return Event.objects.filter(
+        deployment=deployment.name, kind__startswith="replica.", at__gte=since
+    ).order_by("id")

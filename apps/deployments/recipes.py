@@ -1,0 +1,292 @@
+"""Turn an order into a complete engine spec: variant, device, settings, memory. Reads only.
+
+Decides by the catalog's fit over the room on the hosts now. Called by `actions` before it writes,
+and by the dry run. Errors are `Problem`s that name the field of the order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import msgspec
+from django.conf import settings as django_settings
+
+from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSettings
+from apps.catalog import catalog
+from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
+from apps.catalog.fit import DoesNotFit, HostFit, Wish, choose_variant, fit
+from apps.catalog.need import Need, estimate
+from apps.catalog.settings import BadSetting, engine_settings
+from apps.catalog.weights import weights_refs
+from apps.deployments.models import Deployment, Revision
+from apps.deployments.orders import DRAIN_SECONDS, Change, NewDeployment, PlacementWish, Resources
+from apps.deployments.room import fit_rooms
+from apps.lib.problems import Problem
+
+SIMULATOR_BYTES = 64 * 1024**2
+"""Memory reserved for a simulated replica."""
+
+MEMORY_LIMIT_RATIO = 1.3
+"""Memory limit of a CPU replica over its estimate: an estimate must not kill an engine."""
+
+_SHM_BYTES_PER_GPU = 4 * 1024**3
+_SHM_BYTES_CPU = 512 * 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that a revision needs."""
+
+    variant: str
+    spec: EngineSpec
+    need: dict[str, int]
+    reason: str
+    """Why this variant and device, one sentence."""
+    inputs: dict[str, Any]
+    """What the choice was made from."""
+    placement: dict[str, Any]
+    resources: dict[str, Any]
+
+
+def drain_seconds() -> float:
+    """Return how long a leaving replica may finish its requests."""
+    return DRAIN_SECONDS
+
+
+def cook(order: NewDeployment) -> Recipe:
+    """Return the recipe for `order`. Raises Problem 400 or 422 naming the field and the fix."""
+    entry = find_entry(order.catalog)
+    wanted, overrides = _split_engine(order.engine)
+    if wanted is EngineKind.SIMULATOR:
+        return _simulated(entry, order, overrides)
+    return _served(entry, order, overrides)
+
+
+def recook(deployment: Deployment, latest: Revision, patch: Change) -> Recipe:
+    """Return the recipe of a change: the newest revision's order with `patch` over it."""
+    return cook(
+        NewDeployment(
+            catalog=deployment.catalog_slug,
+            name=deployment.name,
+            variant=patch.variant or (latest.variant if patch.engine is None else None),
+            engine=latest.settings if patch.engine is None else patch.engine,
+            resources=Resources(**deployment.resources),
+            placement=PlacementWish(**{**deployment.placement, "wait": True}),
+        )
+    )
+
+
+def fits(order: NewDeployment) -> tuple[HostFit, ...]:
+    """Return the answer of every host to `order`, for the dry run."""
+    entry = find_entry(order.catalog)
+    _, overrides = _split_engine(order.engine)
+    wish = _wish(order, overrides)
+    variants = entry.ranked_variants if order.variant is None else (_variant(entry, order.variant),)
+    return fit(entry, variants, fit_rooms(), wish).hosts
+
+
+def find_entry(slug: str) -> Entry:
+    """Return the catalog entry. Raises Problem 400 `unknown_catalog_entry` with near names."""
+    try:
+        return catalog.get(slug)
+    except catalog.UnknownEntry as error:
+        raise _problem(400, "unknown_catalog_entry", "catalog", str(error)) from error
+
+
+def _variant(entry: Entry, name: str) -> Variant:
+    try:
+        return entry.variant(name)
+    except UnknownVariant as error:
+        raise _problem(400, "unknown_variant", "variant", str(error)) from error
+
+
+def _split_engine(engine: Mapping[str, Any]) -> tuple[EngineKind, dict[str, Any]]:
+    """Return which engine is wanted, and the settings for it."""
+    overrides = dict(engine)
+    default = django_settings.ENGINE or EngineKind.VLLM
+    kind = overrides.pop("kind", default)
+    try:
+        return EngineKind(kind), overrides
+    except ValueError as error:
+        known = " or ".join(EngineKind)
+        raise _problem(400, "invalid", "engine.kind", f"{kind!r} is not {known}") from error
+
+
+def _served(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Recipe:
+    if "simulator" in overrides:
+        raise _problem(400, "invalid", "engine.simulator", "is for `engine.kind` `simulator` alone")
+    if order.variant is not None:
+        _variant(entry, order.variant)
+    wish = _wish(order, overrides)
+    try:
+        choice = choose_variant(entry, fit_rooms(), wish)
+    except BadSetting as error:
+        raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+    except DoesNotFit as error:
+        if order.placement.wait:
+            return _hoped_for(entry, order, overrides, str(error))
+        raise _does_not_fit(error) from error
+    best = choice.best
+    picked = _Picked(
+        variant=choice.variant,
+        device=choice.device,
+        engine=best.settings or EngineSettings(),
+        reserve_bytes=best.reserve_bytes,
+        need=best.need,
+        reason=f"{best.host}: {best.reason}",
+    )
+    return _recipe(entry, order, picked)
+
+
+def _hoped_for(entry: Entry, order: NewDeployment, overrides: dict[str, Any], why: str) -> Recipe:
+    """Return the recipe of an order that waits for room: the preferred variant as it stands."""
+    variant = _variant(entry, order.variant) if order.variant else entry.ranked_variants[0]
+    device = Device(order.placement.device or next(iter(variant.devices)))
+    try:
+        engine = engine_settings(variant, device, overrides)
+    except BadSetting as error:
+        raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+    need = estimate(variant, engine, device)
+    picked = _Picked(
+        variant=variant,
+        device=device,
+        engine=engine,
+        reserve_bytes=need.total_bytes,
+        need=need,
+        reason=f"waits for room: {why}",
+    )
+    return _recipe(entry, order, picked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Picked:
+    """A variant on a device with complete settings, and the memory to book for it."""
+
+    variant: Variant
+    device: Device
+    engine: EngineSettings
+    reserve_bytes: int
+    need: Need | None
+    reason: str
+
+    @property
+    def gpus(self) -> int:
+        if self.device is Device.CPU:
+            return 0
+        return self.engine.tensor_parallel_size * self.engine.pipeline_parallel_size
+
+
+def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
+    on_cpu = picked.device is Device.CPU
+    reserved = order.resources.memory_bytes or picked.reserve_bytes
+    first, *others = weights_refs(picked.variant)
+    spec = EngineSpec(
+        engine=EngineKind.VLLM,
+        device=picked.device,
+        task=entry.task,
+        weights=msgspec.structs.replace(first, alternatives=tuple(others)),
+        served_names=(),
+        settings=_with_parsers(picked.engine, entry),
+        memory_bytes=_limit(reserved, order) if on_cpu else None,
+        shm_bytes=_SHM_BYTES_CPU if on_cpu else _SHM_BYTES_PER_GPU * picked.gpus,
+        max_in_flight=max(64, 4 * (picked.engine.max_num_seqs or 0)),
+    )
+    parts = {} if picked.need is None else {k: int(v) for k, v in asdict(picked.need).items()}
+    name = picked.variant.name
+    return Recipe(
+        variant=name,
+        spec=spec,
+        need={**parts, "total_bytes": reserved, "gpus": picked.gpus},
+        reason=picked.reason,
+        inputs={"variant": name, "device": str(picked.device), "need": parts},
+        placement=_placement(order),
+        resources={"memory_bytes": order.resources.memory_bytes},
+    )
+
+
+def _limit(reserved: int, order: NewDeployment) -> int:
+    return order.resources.memory_bytes or int(reserved * MEMORY_LIMIT_RATIO)
+
+
+def _with_parsers(engine: EngineSettings, entry: Entry) -> EngineSettings:
+    return msgspec.structs.replace(
+        engine,
+        tool_call_parser=engine.tool_call_parser or entry.tool_call_parser,
+        reasoning_parser=engine.reasoning_parser or entry.reasoning_parser,
+    )
+
+
+def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Recipe:
+    """Return a recipe for the simulator engine: any model, no weights, on any host."""
+    try:
+        timing = msgspec.convert(overrides.pop("simulator", {}), SimulatorSettings)
+    except msgspec.ValidationError as error:
+        raise _problem(400, "invalid", "engine.simulator", str(error)) from error
+    variant = _variant(entry, order.variant) if order.variant else entry.ranked_variants[0]
+    device = next(iter(variant.devices))
+    try:
+        engine = engine_settings(variant, device, overrides)
+    except BadSetting as error:
+        raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+    spec = EngineSpec(
+        engine=EngineKind.SIMULATOR,
+        device=Device.CPU,
+        task=entry.task,
+        weights=weights_refs(variant)[0],
+        served_names=(),
+        settings=engine,
+        simulator=timing,
+        max_in_flight=max(64, 4 * timing.max_num_seqs),
+    )
+    return Recipe(
+        variant=variant.name,
+        spec=spec,
+        need={"total_bytes": order.resources.memory_bytes or SIMULATOR_BYTES, "gpus": 0},
+        reason=f"{variant.name} is simulated: no model is loaded",
+        inputs={"variant": variant.name, "engine": EngineKind.SIMULATOR.value},
+        placement=_placement(order),
+        resources={"memory_bytes": order.resources.memory_bytes},
+    )
+
+
+def _placement(order: NewDeployment) -> dict[str, Any]:
+    wish = order.placement
+    return {"host": wish.host, "labels": dict(wish.labels), "device": wish.device}
+
+
+def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
+    device = order.placement.device
+    if device and device not in set(Device):
+        raise _problem(400, "invalid", "placement.device", f"{device!r} is not cpu or cuda")
+    return Wish(
+        variant=order.variant,
+        device=Device(device) if device else None,
+        host=order.placement.host or None,
+        labels=order.placement.labels,
+        engine=overrides,
+    )
+
+
+def _does_not_fit(error: DoesNotFit) -> Problem:
+    nearest = error.nearest
+    return Problem(
+        422,
+        "does_not_fit",
+        str(error),
+        extra={
+            "reasons": list(error.reasons),
+            "missing_bytes": error.missing_bytes,
+            "nearest": None
+            if nearest is None
+            else {"variant": nearest.variant, "host": nearest.host, "device": nearest.device},
+        },
+    )
+
+
+def _problem(status: int, code: str, field: str, message: str) -> Problem:
+    return Problem(
+        status,
+        code,
+        f"{field}: {message}",
+        extra={"field": field, "errors": [{"field": field, "message": message}]},
+    )

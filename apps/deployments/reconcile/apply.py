@@ -1,0 +1,199 @@
+"""Write the steps of a plan: rows, events, doorbells. Called by `loop` under a lease.
+
+Every step is guarded: a replica that changed since the snapshot makes its step a no-op, and the
+next pass plans anew. No network here.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import singledispatchmethod
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+
+from apps.deployments import actions, observed
+from apps.deployments.models import Decision, Deployment, Replica
+from apps.deployments.reconcile import plan
+from apps.deployments.reconcile.snapshot import Snapshot
+from apps.deployments.reconcile.summary import summarize
+from apps.deployments.room import Reserved, reservations, seen_host
+from apps.deployments.states import ReplicaPhase
+from apps.fleet import actions as fleet_actions
+from apps.fleet.models import Host
+from apps.lib import doorbell, live
+
+ACTOR = "reconciler"
+
+
+class Applier:
+    """Carries out the steps of one deployment's plan."""
+
+    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
+        self._snapshot = snapshot
+        self._now = now
+
+    def apply(self, steps: Sequence[plan.Step]) -> None:
+        """Write every step; each is its own transaction."""
+        for step in steps:
+            try:
+                with transaction.atomic():
+                    self._do(step)
+            except (observed.StaleReplica, observed.IllegalMove, Replica.DoesNotExist):
+                # It moved since the snapshot: the next pass sees how.
+                continue
+
+    @singledispatchmethod
+    def _do(self, step: plan.Step) -> None:
+        raise TypeError(f"no way to apply {step!r}")
+
+    @_do.register
+    def _create(self, _step: plan.CreateReplica) -> None:
+        replica = Replica.objects.create(
+            deployment_id=self._snapshot.deployment_id,
+            revision_id=self._snapshot.revision.id,
+            created_at=self._now,
+            phase_at=self._now,
+        )
+        self._changed()
+        doorbell.ring(doorbell.CONTROLLER)
+        self._event(replica, "replica.pending", "is wanted")
+
+    @_do.register
+    def _place(self, step: plan.PlaceReplica) -> None:
+        placed = step.placed
+        if not _still_fits(placed.host_id, placed.gpu_uuids, placed.memory_bytes):
+            return
+        replica = self._replica(step.replica_id)
+        if replica.host_id is not None or replica.phase != ReplicaPhase.PENDING:
+            return
+        Replica.objects.filter(pk=replica.pk).update(
+            host_id=placed.host_id,
+            gpu_uuids=list(placed.gpu_uuids),
+            memory_bytes=placed.memory_bytes,
+            reason="",
+        )
+        Decision.objects.create(
+            deployment_id=self._snapshot.deployment_id,
+            created_at=self._now,
+            kind="placement",
+            reason=placed.why,
+            inputs={"host": placed.host_name, "refused": placed.refused},
+        )
+        fleet_actions.bump_revision(placed.host_id)
+        self._changed()
+        self._event(replica, "replica.placed", f"is placed on {placed.host_name}: {placed.why}")
+
+    @_do.register
+    def _wait(self, step: plan.KeepWaiting) -> None:
+        replica = self._replica(step.replica_id)
+        Replica.objects.filter(pk=replica.pk).update(reason=step.not_placed.why)
+        self._changed()
+        self._event(replica, "replica.waiting", f"waits: {step.not_placed.why}", "warning")
+
+    @_do.register
+    def _drain(self, step: plan.DrainReplica) -> None:
+        actions.drain(
+            self._replica(step.replica_id),
+            now=self._now,
+            seconds=(step.until - self._now).total_seconds(),
+            why=step.why,
+            actor=ACTOR,
+        )
+
+    @_do.register
+    def _stop(self, step: plan.StopReplica) -> None:
+        actions.order_gone(self._replica(step.replica_id), now=self._now, why=step.why, actor=ACTOR)
+
+    @_do.register
+    def _schedule(self, step: plan.ScheduleRetry) -> None:
+        replica = self._replica(step.replica_id)
+        Replica.objects.filter(pk=replica.pk).update(retry_at=step.at)
+        seconds = round((step.at - self._now) / timedelta(seconds=1))
+        self._event(replica, "replica.backoff", f"is tried again in {seconds} s", "warning")
+
+    @_do.register
+    def _retry(self, step: plan.RetryReplica) -> None:
+        replica = self._replica(step.replica_id)
+        Replica.objects.filter(pk=replica.pk).update(
+            generation=F("generation") + 1, retry_at=None, progress=None, stage_seconds={}
+        )
+        observed.move_replica(replica, ReplicaPhase.PENDING, now=self._now, reason="", actor=ACTOR)
+        if replica.host_id is not None:
+            fleet_actions.bump_revision(replica.host_id)
+
+    @_do.register
+    def _forget(self, step: plan.ForgetFailures) -> None:
+        Replica.objects.filter(pk=step.replica_id).update(failures=0)
+
+    @_do.register
+    def _lose(self, step: plan.MarkLost) -> None:
+        observed.move_replica(
+            self._replica(step.replica_id),
+            ReplicaPhase.LOST,
+            now=self._now,
+            reason="its host has been silent for five minutes",
+            actor=ACTOR,
+        )
+
+    @_do.register
+    def _remove(self, _step: plan.RemoveDeployment) -> None:
+        Deployment.objects.filter(pk=self._snapshot.deployment_id).delete()
+        observed.record_event(
+            at=self._now,
+            kind="deployment.removed",
+            message=f"{self._snapshot.name} is gone; nothing of it runs any more",
+            actor=ACTOR,
+            deployment=self._snapshot.name,
+        )
+        live.publish(live.FLEET, "deployment", deployment=self._snapshot.name)
+        doorbell.ring(doorbell.TABLE)
+
+    def _replica(self, replica_id: UUID) -> Replica:
+        return Replica.objects.select_related("deployment", "host").get(pk=replica_id)
+
+    def _event(self, replica: Replica, kind: str, text: str, severity: str = "info") -> None:
+        observed.record_event(
+            at=self._now,
+            kind=kind,
+            message=f"Replica {str(replica.pk)[:8]} {text}",
+            actor=ACTOR,
+            deployment=self._snapshot.name,
+            severity=severity,
+            replica=replica.pk,
+        )
+
+    def _changed(self) -> None:
+        name = self._snapshot.name
+        live.publish(live.deployment_group(name), "replica", deployment=name)
+
+
+def _still_fits(host_id: UUID, gpu_uuids: Sequence[str], memory_bytes: int) -> bool:
+    """Check the reservation again inside the transaction, with the host's row locked.
+
+    SQLite takes no row locks, but its transactions are IMMEDIATE: one writer at a time.
+    """
+    host = Host.objects.select_for_update().get(pk=host_id)
+    seen = seen_host(host, reservations().get(host_id, Reserved()))
+    if not gpu_uuids:
+        return seen.free_memory_bytes >= memory_bytes
+    free = {gpu.uuid for gpu in seen.gpus if not gpu.taken}
+    return free.issuperset(gpu_uuids)
+
+
+def write_summary(snapshot: Snapshot, now: datetime) -> None:
+    """Write the deployment's phase and reason as they follow from `snapshot`, and tell the pages.
+
+    `observed_generation` follows: every order up to the snapshot's generation has been planned.
+    """
+    phase, reason = summarize(snapshot)
+    rows = Deployment.objects.filter(pk=snapshot.deployment_id)
+    changed = rows.exclude(phase=phase, reason=reason).update(
+        phase=phase, reason=reason, changed_at=now
+    )
+    rows.filter(observed_generation__lt=snapshot.generation).update(
+        observed_generation=snapshot.generation
+    )
+    if changed:
+        live.publish(live.FLEET, "deployment", deployment=snapshot.name)
+        live.publish(live.deployment_group(snapshot.name), "deployment", deployment=snapshot.name)

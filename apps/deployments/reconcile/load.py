@@ -1,0 +1,133 @@
+"""Read the rows of every deployment into snapshots. Reads only; called by `loop` once a pass.
+
+A fixed number of queries however many deployments there are.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from uuid import UUID
+
+from apps.deployments.models import Deployment, Replica, Revision
+from apps.deployments.orders import DRAIN_SECONDS
+from apps.deployments.reconcile.snapshot import (
+    Constraints,
+    SeenHost,
+    SeenReplica,
+    Snapshot,
+    WantedRevision,
+)
+from apps.deployments.room import Reserved, reservations, seen_host
+from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredReplica, ReplicaPhase
+from apps.fleet.models import Host
+from apps.fleet.states import HostState
+from apps.telemetry import live as telemetry
+
+
+def load(only: UUID | None = None) -> list[Snapshot]:
+    """Return a snapshot of every deployment, or of `only` that one."""
+    deployments = Deployment.objects.select_related("scaling").order_by("created_at", "id")
+    replicas = (
+        Replica.objects.exclude(phase=ReplicaPhase.STOPPED)
+        .select_related("revision", "host")
+        .defer("revision__spec", "revision__settings", "log_tail")
+        .order_by("created_at", "id")
+    )
+    if only is not None:
+        deployments = deployments.filter(pk=only)
+        replicas = replicas.filter(deployment_id=only)
+    rows = list(deployments)
+    grouped: dict[UUID, list[Replica]] = defaultdict(list)
+    for replica in replicas:
+        grouped[replica.deployment_id].append(replica)
+    newest = _newest_revisions(rows)
+    hosts = _hosts()
+    in_flight = _in_flight(grouped)
+    return [
+        _snapshot(row, newest[row.pk], grouped.get(row.pk, []), hosts, in_flight) for row in rows
+    ]
+
+
+def _newest_revisions(rows: Iterable[Deployment]) -> dict[UUID, Revision]:
+    found: dict[UUID, Revision] = {}
+    revisions = Revision.objects.filter(deployment__in=[row.pk for row in rows]).order_by("number")
+    for revision in revisions.defer("spec", "settings"):
+        found[revision.deployment_id] = revision
+    return found
+
+
+def _hosts() -> tuple[SeenHost, ...]:
+    reserved = reservations()
+    return tuple(
+        seen_host(host, reserved.get(host.pk, Reserved()))
+        for host in Host.objects.order_by("name", "id")
+    )
+
+
+def _in_flight(grouped: dict[UUID, list[Replica]]) -> dict[str, int]:
+    """Return what gateways hold per replica; asked only while something drains."""
+    leaving = any(
+        replica.phase == ReplicaPhase.DRAINING for group in grouped.values() for replica in group
+    )
+    if not leaving:
+        return {}
+    return {key: seen.in_flight for key, seen in telemetry.numbers().replicas.items()}
+
+
+def _snapshot(
+    row: Deployment,
+    revision: Revision,
+    replicas: Iterable[Replica],
+    hosts: tuple[SeenHost, ...],
+    in_flight: dict[str, int],
+) -> Snapshot:
+    return Snapshot(
+        deployment_id=row.pk,
+        name=row.name,
+        desired=DesiredDeployment(row.desired),
+        wanted_replicas=row.scaling.min_replicas,
+        revision=_wanted(revision),
+        constraints=Constraints(
+            host=row.placement.get("host", ""), labels=row.placement.get("labels", {})
+        ),
+        replicas=tuple(_seen(replica, in_flight) for replica in replicas),
+        hosts=hosts,
+        drain_seconds=DRAIN_SECONDS,
+        generation=row.generation,
+        observed_generation=row.observed_generation,
+        phase=DeploymentPhase(row.phase),
+        reason=row.reason,
+    )
+
+
+def _wanted(revision: Revision) -> WantedRevision:
+    gpus = int(revision.need.get("gpus", 0))
+    total = int(revision.need.get("total_bytes", 0))
+    return WantedRevision(
+        id=revision.pk,
+        number=revision.number,
+        device=revision.device,
+        gpus=gpus,
+        bytes_per_gpu=total if gpus else 0,
+        memory_bytes=0 if gpus else total,
+    )
+
+
+def _seen(replica: Replica, in_flight: dict[str, int]) -> SeenReplica:
+    return SeenReplica(
+        id=replica.pk,
+        revision_id=replica.revision_id,
+        revision_number=replica.revision.number,
+        desired=DesiredReplica(replica.desired),
+        phase=ReplicaPhase(replica.phase),
+        phase_at=replica.phase_at,
+        created_at=replica.created_at,
+        ready_at=replica.ready_at,
+        host_id=replica.host_id,
+        host_state=HostState(replica.host.state) if replica.host else None,
+        host_cordoned=replica.host is not None and replica.host.cordoned,
+        drain_until=replica.drain_until,
+        retry_at=replica.retry_at,
+        failures=replica.failures,
+        reason=replica.reason,
+        in_flight=in_flight.get(str(replica.pk)),
+    )

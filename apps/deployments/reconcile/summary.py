@@ -1,0 +1,63 @@
+"""Say in a word and a sentence what a deployment is. Pure; used by `apply` after each pass."""
+
+from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
+from apps.deployments.states import (
+    COMING,
+    DeploymentPhase,
+    DesiredDeployment,
+    DesiredReplica,
+    ReplicaPhase,
+)
+
+CRASH_LOOP_FAILURES = 3
+"""Failures in a row after which a deployment that serves nothing is `failed`, not `starting`."""
+
+
+def summarize(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
+    """Return the deployment's phase and the reason for it (empty when all is well)."""
+    if snapshot.desired is not DesiredDeployment.RUNNING:
+        return _stopping(snapshot)
+    kept = [r for r in snapshot.replicas if r.desired is DesiredReplica.RUNNING]
+    ready = sum(r.phase is ReplicaPhase.READY for r in kept)
+    if snapshot.wanted_replicas == 0:
+        return (
+            (DeploymentPhase.SCALING, "the last replica is leaving")
+            if snapshot.replicas
+            else (DeploymentPhase.STOPPED, "scaled to zero by hand")
+        )
+    broken = [r for r in kept if r.phase in (ReplicaPhase.FAILED, ReplicaPhase.LOST)]
+    if ready == 0:
+        return _not_serving(kept, broken)
+    return _serving(snapshot, ready, kept, broken)
+
+
+def _stopping(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
+    left = len(snapshot.replicas)
+    verb = "deleted" if snapshot.desired is DesiredDeployment.DELETED else "stopped"
+    if left:
+        return DeploymentPhase.SCALING, f"is being {verb}: {left} left"
+    return DeploymentPhase.STOPPED, f"{verb} by hand"
+
+
+def _not_serving(kept: list[SeenReplica], broken: list[SeenReplica]) -> tuple[DeploymentPhase, str]:
+    hopeless = [r for r in broken if r.failures >= CRASH_LOOP_FAILURES]
+    if broken and len(hopeless) == len(kept):
+        return DeploymentPhase.FAILED, hopeless[0].reason
+    reasons = [r.reason for r in (*broken, *kept) if r.reason]
+    return DeploymentPhase.STARTING, reasons[0] if reasons else ""
+
+
+def _serving(
+    snapshot: Snapshot, ready: int, kept: list[SeenReplica], broken: list[SeenReplica]
+) -> tuple[DeploymentPhase, str]:
+    wanted = snapshot.wanted_replicas
+    if broken:
+        return DeploymentPhase.DEGRADED, f"{ready} of {wanted} serve: {broken[0].reason}"
+    if any(r.revision_id != snapshot.revision.id for r in kept):
+        return DeploymentPhase.SCALING, f"revision {snapshot.revision.number} is taking over"
+    if ready < wanted:
+        waiting = next((r.reason for r in kept if r.phase in COMING and r.reason), "")
+        return DeploymentPhase.SCALING, waiting or f"{ready} of {wanted} serve"
+    if len(snapshot.replicas) > wanted:
+        return DeploymentPhase.SCALING, f"{len(snapshot.replicas) - wanted} leaving"
+    return DeploymentPhase.READY, ""
