@@ -18,6 +18,11 @@ LABEL_DEPLOYMENT = "ai.hearth.deployment"
 LABEL_HOST = "ai.hearth.host"
 """Host id: an agent adopts only what carries its own host's id."""
 
+CONTAINER_RUN_DIR = "/run/hearth"
+"""Where a container sees `Launch.run_dir`."""
+CONTAINER_WEIGHTS_DIR = "/weights"
+"""Where a container sees the unpacked weights; a mount of the launch."""
+
 type OnProgress = Callable[[Progress], None]
 
 

@@ -6,7 +6,7 @@ safetensors, configuration and tokenizer; never pickles, never code.
 Source: huggingface_hub, `HfApi.model_info`, `HfApi.list_repo_tree`, `hf_hub_url`.
 """
 
-import os
+import asyncio
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -81,7 +81,7 @@ def _after(before: int, on_bytes: OnBytes) -> OnBytes:
 async def _bring(
     client: httpx.AsyncClient, file: RemoteFile, target: Path, on_bytes: OnBytes
 ) -> None:
-    if os.path.exists(target):  # it was renamed after its checksum was right
+    if await asyncio.to_thread(target.exists):  # it was renamed after its checksum was right
         on_bytes(file.size_bytes)
         return
     partial = target.with_name(f"{target.name}.partial")

@@ -1,0 +1,95 @@
+"""Memory limits by control group, where this user may make one.
+
+Both layouts: v1 (`/sys/fs/cgroup/memory/…`) and v2 with a delegated subtree (systemd
+`Delegate=yes`). Where neither can be written, `create` says so by None and the process
+runtime's shim watches the memory instead. RLIMIT_AS is no substitute: engines reserve address
+space many times over what they use.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One control group."""
+
+    path: Path
+
+    def memory_bytes(self) -> int | None:
+        """Return the memory that cannot be dropped: usage less cache that nobody reads."""
+        try:
+            used = int(_first(self.path, "memory.current", "memory.usage_in_bytes"))
+            pairs = (line.split() for line in (self.path / "memory.stat").read_text().splitlines())
+            statistics = dict(pairs)
+        except (OSError, ValueError):
+            return None
+        idle = statistics.get("total_inactive_file") or statistics.get("inactive_file") or "0"
+        return max(used - int(idle), 0)
+
+    def remove(self) -> None:
+        """Remove the group; one that still has processes stays, which a later try removes."""
+        try:
+            self.path.rmdir()
+        except OSError:
+            return
+
+
+def create(name: str, limit_bytes: int, *, root: Path = ROOT) -> Group | None:
+    """Return a new group `name` limited to `limit_bytes`, None where none can be made."""
+    for parent in _parents(root):
+        group = Group(parent / name)
+        try:
+            group.path.mkdir(exist_ok=True)
+            _limit(group.path, limit_bytes)
+        except OSError:
+            group.remove()
+            continue
+        return group
+    return None
+
+
+def _parents(root: Path) -> list[Path]:
+    """Return the groups under which one could be made, best first."""
+    own = _own_paths()
+    if (root / "cgroup.controllers").exists():
+        here = root / own.get("", "").lstrip("/")
+        # A group with processes of its own cannot have limited children: its parent may.
+        return [path for path in (here.parent, here) if _delegates_memory(path)]
+    base = root / "memory"
+    here = base / own.get("memory", "").lstrip("/")
+    return [path for path in dict.fromkeys((here, base)) if path.is_dir()]
+
+
+def _own_paths() -> dict[str, str]:
+    """Return controller -> path of this process; v2 has the empty controller."""
+    paths: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths |= dict.fromkeys(controllers.split(","), path)
+    return paths
+
+
+def _delegates_memory(path: Path) -> bool:
+    try:
+        return "memory" in (path / "cgroup.subtree_control").read_text().split()
+    except OSError:
+        return False
+
+
+def _limit(path: Path, limit_bytes: int) -> None:
+    if (path / "memory.max").exists():
+        (path / "memory.max").write_text(str(limit_bytes))
+        (path / "memory.swap.max").write_text("0")
+        return
+    (path / "memory.limit_in_bytes").write_text(str(limit_bytes))
+    with_swap = path / "memory.memsw.limit_in_bytes"
+    if with_swap.exists():
+        with_swap.write_text(str(limit_bytes))
+
+
+def _first(folder: Path, *names: str) -> str:
+    path = next((folder / name for name in names if (folder / name).exists()), folder / names[0])
+    return path.read_text().strip()
