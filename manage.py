@@ -1,11 +1,22 @@
 #!/usr/bin/env python
-"""Django's command line for Hearth."""
+"""Hearth's command line: Django's commands, and `up`, which runs everything on one machine."""
 
 import os
 import sys
 
-from django.core.management import execute_from_command_line
+
+def main() -> int:
+    """Run the command; `up` without loading Django, so that the supervisor stays small."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+    if sys.argv[1:2] == ["up"]:
+        from controlplane import up  # noqa: PLC0415 - each command loads only what it needs
+
+        return up.main(sys.argv[2:])
+    from django.core.management import execute_from_command_line  # noqa: PLC0415
+
+    execute_from_command_line(sys.argv)
+    return 0
+
 
 if __name__ == "__main__":
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
-    execute_from_command_line(sys.argv)
+    sys.exit(main())

@@ -51,6 +51,7 @@ INSTALLED_APPS = [
     "apps.deployments",
     "apps.traffic",
     "apps.dashboard",
+    "controlplane",
 ]
 
 MIDDLEWARE = [

@@ -113,11 +113,13 @@ class AgentEndpoints:
                 await gone
 
     async def _report(self, request: Request, host: Host) -> bytes:
-        report = decode(Report, await request.body(REPORT_LIMIT_BYTES))
+        body = await request.body(REPORT_LIMIT_BYTES)
+        report = decode(Report, body)
         _check_protocol(report.protocol)
         if refusal := self._stale(host, report):
             return encode(ReportReply(accepted=False, reason=refusal))
-        await telemetry.put_host(host.name, report.samples, report.host_sample)
+        if report.samples or report.host_sample:
+            await telemetry.put_host(host.name, body)
         if report.replicas or report.inventory or _is_due(host, clock.now()):
             await database_sync_to_async(_record)(host, report, clock.now())
         return encode(ReportReply(accepted=True))
