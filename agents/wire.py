@@ -85,7 +85,7 @@ class ReadKind(StrEnum):
 # --- What a host has -------------------------------------------------------------------------
 
 
-class GpuInfo(Message, kw_only=True):
+class GpuInfo(Message, frozen=True, kw_only=True):
     uuid: str
     index: int
     name: str
@@ -97,7 +97,7 @@ class GpuInfo(Message, kw_only=True):
     temperature_celsius: float | None = None
 
 
-class Inventory(Message, kw_only=True):
+class Inventory(Message, frozen=True, kw_only=True):
     """The host as the agent sees it; sent at enrolment and whenever it changes."""
 
     hostname: str
@@ -125,7 +125,7 @@ class Inventory(Message, kw_only=True):
 # --- Enrolment -------------------------------------------------------------------------------
 
 
-class EnrolRequest(Message, kw_only=True):
+class EnrolRequest(Message, frozen=True, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     token: str
     """One-time join token."""
@@ -135,7 +135,7 @@ class EnrolRequest(Message, kw_only=True):
     inventory: Inventory
 
 
-class EnrolReply(Message, kw_only=True):
+class EnrolReply(Message, frozen=True, kw_only=True):
     host_id: str
     host_name: str
     credential: str
@@ -146,7 +146,7 @@ class EnrolReply(Message, kw_only=True):
 # --- Orders ----------------------------------------------------------------------------------
 
 
-class WeightsRef(Message, kw_only=True):
+class WeightsRef(Message, frozen=True, kw_only=True):
     """Which weights, and where they come from."""
 
     key: str
@@ -164,7 +164,7 @@ class WeightsRef(Message, kw_only=True):
     cannot reach the first."""
 
 
-class EngineSettings(Message, kw_only=True):
+class EngineSettings(Message, frozen=True, kw_only=True):
     """Typed engine settings; the agent turns them into argv. None leaves the engine's default."""
 
     max_model_len: int | None = None
@@ -186,7 +186,7 @@ class EngineSettings(Message, kw_only=True):
     """OpenMP threads of a CPU engine."""
 
 
-class SimulatorSettings(Message, kw_only=True):
+class SimulatorSettings(Message, frozen=True, kw_only=True):
     """Timing model of the simulator engine."""
 
     load_seconds: float = 1.0
@@ -201,7 +201,7 @@ class SimulatorSettings(Message, kw_only=True):
     """Fault to act out in tests: `exit_at_start`, `crash_after_requests:<n>`, `hang_at_start`."""
 
 
-class EngineSpec(Message, kw_only=True):
+class EngineSpec(Message, frozen=True, kw_only=True):
     """Everything the agent needs to build the container or process. No raw argv, env or mounts."""
 
     engine: EngineKind
@@ -222,7 +222,7 @@ class EngineSpec(Message, kw_only=True):
     max_in_flight: int = 64
 
 
-class ReplicaOrder(Message, kw_only=True):
+class ReplicaOrder(Message, frozen=True, kw_only=True):
     replica_id: str
     deployment: str
     generation: int
@@ -233,7 +233,7 @@ class ReplicaOrder(Message, kw_only=True):
     """From SIGTERM to SIGKILL; also passed to the engine as its shutdown timeout."""
 
 
-class CacheOrder(Message, kw_only=True):
+class CacheOrder(Message, frozen=True, kw_only=True):
     item_id: str
     kind: CacheKind
     desired: CacheState
@@ -242,7 +242,7 @@ class CacheOrder(Message, kw_only=True):
     image: str = ""
 
 
-class ReadOrder(Message, kw_only=True):
+class ReadOrder(Message, frozen=True, kw_only=True):
     """A read with a deadline, answered at `/agent/v1/replies/<request_id>`. Never changes state."""
 
     request_id: str
@@ -252,7 +252,7 @@ class ReadOrder(Message, kw_only=True):
     deadline_at: float
 
 
-class SyncRequest(Message, kw_only=True):
+class SyncRequest(Message, frozen=True, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     session_id: str
     """Random per agent process."""
@@ -263,7 +263,7 @@ class SyncRequest(Message, kw_only=True):
     wait_seconds: float = 25.0
 
 
-class SyncReply(Message, kw_only=True):
+class SyncReply(Message, frozen=True, kw_only=True):
     """The host's whole desired state, held back until newer than what the agent knows."""
 
     incarnation: str
@@ -280,7 +280,7 @@ class SyncReply(Message, kw_only=True):
 # --- Reports ---------------------------------------------------------------------------------
 
 
-class Progress(Message, kw_only=True):
+class Progress(Message, frozen=True, kw_only=True):
     stage: str
     """`image`, `engine`, `weights`, `import`, `load`, `compile`, `graphs`, `warm-up`."""
     done: int = 0
@@ -290,7 +290,7 @@ class Progress(Message, kw_only=True):
     eta_seconds: float | None = None
 
 
-class Endpoint(Message, kw_only=True):
+class Endpoint(Message, frozen=True, kw_only=True):
     """Where the engine listens on its host. Only the agent and the relay dial `address`."""
 
     address: str
@@ -300,7 +300,7 @@ class Endpoint(Message, kw_only=True):
     """`http://host:port/r/<replica_id>`: the way for gateways on other hosts."""
 
 
-class ReplicaReport(Message, kw_only=True):
+class ReplicaReport(Message, frozen=True, kw_only=True):
     replica_id: str
     generation: int
     phase: ObservedPhase
@@ -326,7 +326,7 @@ class ReplicaReport(Message, kw_only=True):
     memory_bytes: int | None = None
 
 
-class ReplicaSample(Message, kw_only=True):
+class ReplicaSample(Message, frozen=True, kw_only=True):
     """One scrape of an engine; counters are the engine's own, cumulative since its start."""
 
     replica_id: str
@@ -342,7 +342,7 @@ class ReplicaSample(Message, kw_only=True):
     memory_bytes: int | None = None
 
 
-class HostSample(Message, kw_only=True):
+class HostSample(Message, frozen=True, kw_only=True):
     at: float
     cpu_ratio: float
     memory_used_bytes: int
@@ -350,7 +350,7 @@ class HostSample(Message, kw_only=True):
     gpus: tuple[GpuInfo, ...] = ()
 
 
-class CacheReport(Message, kw_only=True):
+class CacheReport(Message, frozen=True, kw_only=True):
     item_id: str
     state: CacheState
     bytes: int = 0
@@ -358,7 +358,7 @@ class CacheReport(Message, kw_only=True):
     reason: str = ""
 
 
-class Report(Message, kw_only=True):
+class Report(Message, frozen=True, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     agent_epoch: int
     report_seq: int
@@ -373,12 +373,12 @@ class Report(Message, kw_only=True):
     host_sample: HostSample | None = None
 
 
-class ReportReply(Message, kw_only=True):
+class ReportReply(Message, frozen=True, kw_only=True):
     accepted: bool
     reason: str = ""
 
 
-class ReadReply(Message, kw_only=True):
+class ReadReply(Message, frozen=True, kw_only=True):
     """Answer to a `ReadOrder`."""
 
     request_id: str

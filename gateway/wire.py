@@ -36,15 +36,19 @@ class RouteState(StrEnum):
 
     READY = "ready"
     DRAINING = "draining"  # finishes what it holds, takes nothing new
+    STARTING = "starting"  # not there yet
+    ASLEEP = "asleep"  # would hold requests invisibly; what it had without an answer moves on
 
 
-class Queue(Message, kw_only=True):
+class Queue(Message, frozen=True, kw_only=True):
     size: int = 256
     """Requests that may wait for a slot; one more is refused with 503."""
     timeout_seconds: float = 30.0
+    wake_timeout_seconds: float = 600.0
+    """The same while a wakeable deployment has no ready replica: a cold start takes minutes."""
 
 
-class ReplicaRoute(Message, kw_only=True):
+class ReplicaRoute(Message, frozen=True, kw_only=True):
     id: str
     url: str
     """`http://host:port[/prefix]` or `unix:/path/engine.sock`."""
@@ -56,7 +60,7 @@ class ReplicaRoute(Message, kw_only=True):
     """When it became ready: slow start counts from here."""
 
 
-class Wake(Message, kw_only=True):
+class Wake(Message, frozen=True, kw_only=True):
     """What to tell a request that waits for a deployment at zero replicas."""
 
     phase: str
@@ -64,7 +68,7 @@ class Wake(Message, kw_only=True):
     eta_seconds: float | None = None
 
 
-class ModelRoute(Message, kw_only=True):
+class ModelRoute(Message, frozen=True, kw_only=True):
     """One public model name."""
 
     deployment: str
@@ -91,7 +95,7 @@ class ModelRoute(Message, kw_only=True):
     created_at: float = 0.0
 
 
-class KeyRoute(Message, kw_only=True):
+class KeyRoute(Message, frozen=True, kw_only=True):
     id: str
     sha256: str
     """Hex SHA-256 of the whole secret."""
@@ -105,7 +109,7 @@ class KeyRoute(Message, kw_only=True):
     budget_exhausted: bool = False
 
 
-class RoutingTable(Message, kw_only=True):
+class RoutingTable(Message, frozen=True, kw_only=True):
     revision: int
     models: dict[str, ModelRoute] = {}
     keys: tuple[KeyRoute, ...] = ()
@@ -123,7 +127,7 @@ class Outcome(StrEnum):
     GATEWAY_LOST = "gateway_lost"  # the gateway died; closed at its next start
 
 
-class UsageRecord(Message, kw_only=True):
+class UsageRecord(Message, frozen=True, kw_only=True):
     id: str
     """Request id, as in `x-request-id`."""
     key_id: str = ""
@@ -151,14 +155,14 @@ class UsageRecord(Message, kw_only=True):
     parent_id: str = ""
 
 
-class UsageBatch(Message, kw_only=True):
+class UsageBatch(Message, frozen=True, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     gateway_id: str
     batch_id: str
     records: tuple[UsageRecord, ...]
 
 
-class UsageAck(Message, kw_only=True):
+class UsageAck(Message, frozen=True, kw_only=True):
     batch_id: str
     accepted: int
     """Records stored now; those already known are not counted again."""
@@ -179,7 +183,7 @@ GAP_BUCKETS_SECONDS = (
 """Upper bounds of the histogram of gaps between streamed chunks."""
 
 
-class Counts(Message, kw_only=True):
+class Counts(Message, frozen=True, kw_only=True):
     """Counters are cumulative since the gateway started; gauges are now."""
 
     in_flight: int = 0
@@ -197,7 +201,7 @@ class Counts(Message, kw_only=True):
     gap_sum_seconds: float = 0.0
 
 
-class Live(Message, kw_only=True):
+class Live(Message, frozen=True, kw_only=True):
     protocol: int = PROTOCOL_VERSION
     gateway_id: str
     started_at: float
@@ -213,7 +217,7 @@ class Live(Message, kw_only=True):
     spool_records: int = 0
 
 
-class LiveReply(Message, kw_only=True):
+class LiveReply(Message, frozen=True, kw_only=True):
     accepted: bool
     table_revision: int = -1
     """Newest revision of the control plane: a doorbell for the long poll."""

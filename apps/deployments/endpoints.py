@@ -74,7 +74,7 @@ class AgentEndpoints:
         known = self._seen.get(credential)
         if known and now - known[0] < _HOST_CACHE_SECONDS:
             return known[1]
-        host = await database_sync_to_async(fleet_actions.authenticate)(credential)
+        host: Host | None = await database_sync_to_async(fleet_actions.authenticate)(credential)
         if host is None:
             self._seen.pop(credential, None)
             raise Problem(401, "unknown_credential", "No host has this credential: join again.")

@@ -5,6 +5,7 @@ write `desired*`, `generation`; agents' reports (through `actions.record_report`
 """
 
 import uuid
+from enum import StrEnum
 
 from django.db import models
 
@@ -17,7 +18,7 @@ from apps.deployments.states import (
 from apps.fleet.models import Host
 
 
-def _known(field: str, kind: type, name: str) -> models.CheckConstraint:
+def _known(field: str, kind: type[StrEnum], name: str) -> models.CheckConstraint:
     return models.CheckConstraint(
         condition=models.Q(**{f"{field}__in": [member.value for member in kind]}), name=name
     )

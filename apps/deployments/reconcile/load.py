@@ -63,14 +63,19 @@ def _hosts() -> tuple[SeenHost, ...]:
     )
 
 
-def _in_flight(grouped: dict[UUID, list[Replica]]) -> dict[str, int]:
-    """Return what gateways hold per replica; asked only while something drains."""
-    leaving = any(
-        replica.phase == ReplicaPhase.DRAINING for group in grouped.values() for replica in group
-    )
+def _in_flight(grouped: dict[UUID, list[Replica]]) -> dict[UUID, int]:
+    """Return what gateways hold per draining replica; empty if no gateway has told lately.
+
+    Nobody is asked while nothing drains. A replica that no gateway counts holds nothing.
+    """
+    leaving = [r for group in grouped.values() for r in group if r.phase == ReplicaPhase.DRAINING]
     if not leaving:
         return {}
-    return {key: seen.in_flight for key, seen in telemetry.numbers().replicas.items()}
+    numbers = telemetry.numbers()
+    if numbers.stale or not numbers.gateways:
+        return {}
+    seen = {key: replica.flow.in_flight for key, replica in numbers.replicas.items()}
+    return {r.pk: seen.get(str(r.pk), 0) for r in leaving}
 
 
 def _snapshot(
@@ -78,7 +83,7 @@ def _snapshot(
     revision: Revision,
     replicas: Iterable[Replica],
     hosts: tuple[SeenHost, ...],
-    in_flight: dict[str, int],
+    in_flight: dict[UUID, int],
 ) -> Snapshot:
     return Snapshot(
         deployment_id=row.pk,
@@ -112,7 +117,7 @@ def _wanted(revision: Revision) -> WantedRevision:
     )
 
 
-def _seen(replica: Replica, in_flight: dict[str, int]) -> SeenReplica:
+def _seen(replica: Replica, in_flight: dict[UUID, int]) -> SeenReplica:
     return SeenReplica(
         id=replica.pk,
         revision_id=replica.revision_id,
@@ -129,5 +134,5 @@ def _seen(replica: Replica, in_flight: dict[str, int]) -> SeenReplica:
         retry_at=replica.retry_at,
         failures=replica.failures,
         reason=replica.reason,
-        in_flight=in_flight.get(str(replica.pk)),
+        in_flight=in_flight.get(replica.pk),
     )

@@ -119,7 +119,7 @@ class Controller:
     def _listen(self) -> None:
         while not self._stopping.is_set():
             try:
-                with client().pubsub() as subscription:
+                with client().pubsub() as subscription:  # type: ignore[no-untyped-call]
                     self._hear(subscription)
             except (redis.RedisError, OSError):
                 self._stopping.wait(_FAULT_PAUSE_SECONDS)

@@ -146,7 +146,7 @@ def _is_idle(replica: SeenReplica, now: datetime) -> bool:
     if replica.phase is not ReplicaPhase.DRAINING:
         return True
     settled = now - replica.phase_at >= timedelta(seconds=ROUTES_SETTLE_SECONDS)
-    return settled and not replica.in_flight
+    return settled and replica.in_flight == 0
 
 
 def _failures(kept: Sequence[SeenReplica], now: datetime) -> list[Step]:

@@ -34,9 +34,18 @@ class Command(BaseCommand):
             found["password"] = password
         fleet.incarnation()
         traffic.ensure_gateway_credential("local", DATA_DIR / "gateway_credential")
-        if not (DATA_DIR / "agent" / "credential.json").exists():
+        if not _is_enrolled():
             found["join_token"] = fleet.create_join_token(actor="up", now=clock.now())[1]
         self.stdout.write(json.dumps(found))
+
+
+def _is_enrolled() -> bool:
+    """Return whether the local agent has a credential that this database knows."""
+    try:
+        identity = json.loads((DATA_DIR / "agent" / "identity.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return fleet.authenticate(identity.get("credential") or "-") is not None
 
 
 def _make_admin() -> str | None:
