@@ -24,8 +24,8 @@ BACKOFF_SECONDS = 0.5
 """Before the second attempt; doubles with each further one."""
 CHUNK_BYTES = 1 << 20
 
-type OnBytes = Callable[[int], None]
-"""Called with the bytes of this file that are on disk."""
+type OnBytes = Callable[[int, int], None]
+"""Called with the bytes that are on disk, and the bytes of the whole, 0 if unknown."""
 
 
 class Digest(Protocol):
@@ -109,7 +109,9 @@ async def _attempt(
             raise _Interrupted("the file changed its size")
         _refuse(reply, file)
         resumed = reply.status_code == httpx.codes.PARTIAL_CONTENT
-        await _write(reply, partial, have if resumed else 0, on_bytes)
+        have = have if resumed else 0
+        total = have + int(reply.headers.get("Content-Length", -have))
+        await _write(reply, partial, have, lambda done: on_bytes(done, total))
 
 
 def _refuse(reply: httpx.Response, file: RemoteFile) -> None:
@@ -120,13 +122,15 @@ def _refuse(reply: httpx.Response, file: RemoteFile) -> None:
     raise WeightsFault("weights_missing", f"{file.shown} answered {reply.status_code}")
 
 
-async def _write(reply: httpx.Response, partial: Path, offset: int, on_bytes: OnBytes) -> None:
+async def _write(
+    reply: httpx.Response, partial: Path, offset: int, on_offset: Callable[[int], None]
+) -> None:
     with partial.open("r+b" if offset else "wb") as out:
         out.seek(offset)
         async for chunk in reply.aiter_bytes(CHUNK_BYTES):
             out.write(chunk)
             offset += len(chunk)
-            on_bytes(offset)
+            on_offset(offset)
 
 
 def _check(file: RemoteFile, partial: Path) -> None:

@@ -61,28 +61,29 @@ async def fetch(hub: Hub, source: HubSource, work: Path, *, on_bytes: OnBytes) -
     commit = await _commit(hub, source)
     files = _wanted(await _tree(hub, source.repo, commit), source)
     out = work / commit
-    before = 0
-    for path, entry in files.items():
+    remote = {path: _remote_file(hub, source.repo, commit, entry) for path, entry in files.items()}
+    before, total = 0, sum(file.size_bytes for file in remote.values())
+    for path, file in remote.items():
         target = out / path
-        file = _remote_file(hub, source.repo, commit, entry)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise storage_fault(fault, target) from fault
-        await _bring(hub.client, file, target, _after(before, on_bytes))
+        await _bring(hub.client, file, target, _after(before, total, on_bytes))
         before += file.size_bytes
     return out
 
 
-def _after(before: int, on_bytes: OnBytes) -> OnBytes:
-    return lambda done: on_bytes(before + done)
+def _after(before: int, total: int, on_bytes: OnBytes) -> OnBytes:
+    """Return what a file tells when `before` bytes of `total` came before it."""
+    return lambda done, _: on_bytes(before + done, total)
 
 
 async def _bring(
     client: httpx.AsyncClient, file: RemoteFile, target: Path, on_bytes: OnBytes
 ) -> None:
     if await asyncio.to_thread(target.exists):  # it was renamed after its checksum was right
-        on_bytes(file.size_bytes)
+        on_bytes(file.size_bytes, file.size_bytes)
         return
     partial = target.with_name(f"{target.name}.partial")
     if file.size_bytes == 0:

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from agents import locks
 from agents.engines.environment import default_root, ensure_environment
 from agents.runtimes.base import OnProgress
 from agents.weights import gguf, hub, wheel
-from agents.weights.download import storage_fault
+from agents.weights.download import OnBytes, storage_fault
 from agents.weights.fault import WeightsFault
 from agents.weights.sources import Sources, from_environment
 from agents.wire import Progress, WeightsRef
@@ -45,33 +45,29 @@ class Weights:
     """Where the engine environment lies that converts; None takes the default."""
 
     def present(self, ref: WeightsRef) -> Path | None:
-        """Return the folder of `ref` if it is here and whole."""
-        if ref.source.startswith("path:"):
-            folder = Path(ref.source.removeprefix("path:"))
-            return folder if folder.is_dir() else None
-        folder = self._ready(ref.key)
-        return folder if _read_stamp(folder) == _stamp(ref) else None
+        """Return the folder of `ref`, or of an equivalent, if it is here and whole."""
+        return next(
+            (found for one in _equivalents(ref) if (found := self._present(one)) is not None), None
+        )
 
     async def ensure(self, ref: WeightsRef, tell: OnProgress) -> Path:
         """Return the folder of `ref`, bringing it if need be; others wait for the one that does.
 
+        An equivalent that `ref` names is brought where `ref` cannot be had.
         Raises WeightsFault(`weights_missing` | `weights_checksum` | `disk_full`), and what
         `ensure_environment` raises if the weights need a conversion.
         """
         if (folder := self.present(ref)) is not None:
             return folder
-        if ref.source.startswith("path:"):
-            raise WeightsFault(
-                "weights_missing", f"there is no folder {ref.source[5:]} on this host"
-            )
-        lock_path = self.cache_dir / "locks" / f"{_checked(ref.key)}.lock"
-        try:
-            async with locks.held(
-                lock_path, waiting=lambda: tell(Progress(stage="weights"))
-            ) as lock:
-                return self.present(ref) or await self._bring(ref, tell, lock)
-        except OSError as fault:
-            raise storage_fault(fault, self.cache_dir / ref.key) from fault
+        missing: list[str] = []
+        for one in _equivalents(ref):
+            try:
+                return await self._ensure(one, tell)
+            except WeightsFault as fault:
+                if fault.code != "weights_missing":
+                    raise
+                missing.append(str(fault))
+        raise WeightsFault("weights_missing", "; ".join(missing))
 
     async def remove(self, key: str) -> None:
         """Remove the weights of `key` and everything half-made of it; fine if there is nothing."""
@@ -82,6 +78,27 @@ class Weights:
         """Return the bytes that the weights of `ref` hold on disk, 0 if they are not here."""
         folder = self.present(ref)
         return 0 if folder is None else _tree_bytes(folder)
+
+    def _present(self, ref: WeightsRef) -> Path | None:
+        if ref.source.startswith("path:"):
+            folder = Path(ref.source.removeprefix("path:"))
+            return folder if folder.is_dir() else None
+        folder = self._ready(ref.key)
+        return folder if _read_stamp(folder) == _stamp(ref) else None
+
+    async def _ensure(self, ref: WeightsRef, tell: OnProgress) -> Path:
+        if ref.source.startswith("path:"):
+            raise WeightsFault(
+                "weights_missing", f"there is no folder {ref.source.removeprefix('path:')} here"
+            )
+        lock_path = self.cache_dir / "locks" / f"{_checked(ref.key)}.lock"
+        try:
+            async with locks.held(
+                lock_path, waiting=partial(tell, Progress(stage="weights"))
+            ) as lock:
+                return self._present(ref) or await self._bring(ref, tell, lock)
+        except OSError as fault:
+            raise storage_fault(fault, self.cache_dir / ref.key) from fault
 
     async def _bring(self, ref: WeightsRef, tell: OnProgress, lock: int) -> Path:
         work = self.cache_dir / "work" / ref.key
@@ -95,7 +112,7 @@ class Weights:
 
     async def _fetch(self, ref: WeightsRef, work: Path, tell: OnProgress) -> Path:
         sources = self.sources or from_environment()
-        on_bytes = _meter(tell, ref.bytes)
+        on_bytes = _meter(tell)
         kind, _, rest = ref.source.partition(":")
         async with sources.client() as client:
             match kind:
@@ -138,6 +155,10 @@ class Weights:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def _equivalents(ref: WeightsRef) -> tuple[WeightsRef, ...]:
+    return (ref, *ref.alternatives)
+
+
 def _checked(key: str) -> str:
     """Return `key` if it is a plain folder name. Raises WeightsFault otherwise."""
     if _KEY.fullmatch(key) is None:
@@ -176,12 +197,12 @@ def _tree_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _meter(tell: OnProgress, total: int) -> Callable[[int], None]:
+def _meter(tell: OnProgress) -> OnBytes:
     """Return a function that tells progress from a count of bytes, not too often."""
     started = last = time.monotonic()
     first: int | None = None
 
-    def on_bytes(done: int) -> None:
+    def on_bytes(done: int, total: int) -> None:
         nonlocal last, first
         now = time.monotonic()
         first = done if first is None else first
