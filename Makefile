@@ -1,0 +1,31 @@
+# The names of these targets are part of the contract (docs/README.md). Nothing here is needed beside git, make and a Python.
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help setup run down test lint unit bench-main bench-gateway
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: ## Install everything Hearth itself needs into .venv
+	@scripts/setup.sh
+
+run: setup ## Start Hearth on this machine
+	@exec $(PYTHON) manage.py up
+
+down: setup ## Drain and stop every replica, and end Hearth
+	@exec $(PYTHON) manage.py up --down
+
+test: setup ## Check everything: lint, types, unit, flow and end-to-end tests
+	@scripts/test.sh
+
+lint: setup ## Check style, types, import rules and migrations
+	@scripts/lint.sh
+
+unit: setup ## Run only the fast tests
+	@exec $(PYTHON) -m pytest tests --ignore=tests/e2e -m "not engine and not docker and not browser"
+
+bench-main: setup ## Measure start-up, idle cost, the API and live updates
+	@exec $(PYTHON) -m bench.main
+
+bench-gateway: setup ## Measure the gateway against its peers
+	@exec $(PYTHON) -m bench.gateway
