@@ -1,0 +1,23 @@
+"""Every address of the web process that Django serves.
+
+The agents', gateways' and browsers' sockets are routed in `controlplane.asgi`, before Django.
+"""
+
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView
+
+from apps.accounts.urls import api_patterns as accounts
+from apps.catalog.urls import api_patterns as catalog
+from apps.fleet.urls import api_patterns as fleet
+from controlplane.health import livez, readyz
+from controlplane.reference import reference
+from controlplane.unknown import unknown_address
+
+urlpatterns = [
+    path("api/v1/", include([*catalog, *fleet, *accounts])),
+    path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
+    path("api/docs", reference, name="api-docs"),
+    re_path(r"^api(/.*)?$", unknown_address),
+    path("livez", livez, name="livez"),
+    path("readyz", readyz, name="readyz"),
+]
