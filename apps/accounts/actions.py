@@ -106,6 +106,19 @@ def create_user(*, username: str, password: str, role: Role, actor: str) -> User
 
 
 @transaction.atomic
+def change_user(
+    *, user: User, role: Role | None, active: bool | None, password: str | None, actor: str
+) -> None:
+    """Change what is given and leave what is None, all or nothing. Problems: see below."""
+    if role is not None:
+        set_role(user=user, role=role, actor=actor)
+    if active is not None:
+        set_active(user=user, active=active, actor=actor)
+    if password is not None:
+        set_password(user=user, password=password, actor=actor)
+
+
+@transaction.atomic
 def set_password(*, user: User, password: str, actor: str) -> None:
     """Give `user` a new password; ends their other sessions. Raises Problem `password_weak`."""
     _check_password(password, user)

@@ -6,13 +6,16 @@ writing needs `operator`.
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from apps.accounts.models import User
 from apps.accounts.states import Role, allows
+
+if TYPE_CHECKING:  # this module is loaded while `rest_framework.views` is
+    from rest_framework.views import APIView
 
 
 class RolePermission(BasePermission):
@@ -20,7 +23,7 @@ class RolePermission(BasePermission):
 
     message = "Your role does not allow this."
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         """Return whether the request may go on; False without a user makes DRF answer 401."""
         if not isinstance(request.user, User):
             return False
@@ -33,7 +36,7 @@ class RolePermission(BasePermission):
         return allows(held, needed)
 
 
-def needed_role(view: APIView, method: str) -> Role | None:
+def needed_role(view: "APIView", method: str) -> Role | None:
     """Return the least role for `method` on `view`; None when nobody may."""
     declared: Mapping[str, Role] | None = getattr(view, "required_role", None)
     if declared is None:

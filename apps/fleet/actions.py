@@ -157,28 +157,29 @@ def _cordon(host: Host, actor: str, *, wanted: bool, action: str) -> None:
         _tell(host.name)
 
 
-@transaction.atomic
 def set_price(*, host: Host, price_per_hour_usd: Decimal | None, actor: str) -> None:
     """Set what an hour of `host` costs; None goes back to the default of its kind."""
-    old = host.price_per_hour_usd
-    host.price_per_hour_usd = price_per_hour_usd
-    host.save(update_fields=["price_per_hour_usd"])
-    audit(
-        actor=actor,
-        action="host.price_set",
-        target=host.name,
-        data={"old": old, "new": price_per_hour_usd},
-    )
-    _tell(host.name)
+    change_host(host=host, actor=actor, price_per_hour_usd=price_per_hour_usd)
+
+
+def set_labels(*, host: Host, labels: Mapping[str, str], actor: str) -> None:
+    """Replace the labels that placement can ask for."""
+    change_host(host=host, actor=actor, labels=dict(labels))
 
 
 @transaction.atomic
-def set_labels(*, host: Host, labels: Mapping[str, str], actor: str) -> None:
-    """Replace the labels that placement can ask for."""
-    old = host.labels
-    host.labels = dict(labels)
-    host.save(update_fields=["labels"])
-    audit(actor=actor, action="host.labels_set", target=host.name, data={"old": old, "new": labels})
+def change_host(*, host: Host, actor: str, **values: Decimal | dict[str, str] | None) -> None:
+    """Set `price_per_hour_usd` or `labels` or both, whichever is given."""
+    for name, value in values.items():
+        old = getattr(host, name)
+        setattr(host, name, value)
+        audit(
+            actor=actor,
+            action=f"host.{name}_set",
+            target=host.name,
+            data={"old": old, "new": value},
+        )
+    host.save(update_fields=list(values))
     _tell(host.name)
 
 
@@ -195,6 +196,13 @@ def set_default_price(*, kind: str, price_per_hour_usd: Decimal, actor: str) -> 
         data={"price_per_hour_usd": price_per_hour_usd},
     )
     return price
+
+
+@transaction.atomic
+def reset_default_price(*, kind: str, actor: str) -> None:
+    """Go back to the price of `kind` that comes with Hearth."""
+    if DefaultPrice.objects.filter(kind=kind).delete()[0]:
+        audit(actor=actor, action="default_price.reset", target=kind)
 
 
 @transaction.atomic

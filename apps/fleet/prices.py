@@ -41,6 +41,9 @@ DEFAULTS_USD_PER_HOUR: dict[str, Decimal] = {
 
 UNKNOWN_GPU_USD_PER_HOUR = Decimal("0.50")
 
+KIND_LIMIT = 80
+"""Longest kind, in characters, that a price can be set for."""
+
 _BRANDS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|graphics|generation)\b")
 
 
@@ -60,6 +63,10 @@ class PriceBook:
     """The default prices that hold: the table above, and over it what an admin has set."""
 
     overrides: Mapping[str, Decimal]
+
+    def kinds(self) -> list[str]:
+        """Return every kind that has a price, `cpu` first."""
+        return sorted({*DEFAULTS_USD_PER_HOUR, *self.overrides}, key=lambda k: (k != CPU_KIND, k))
 
     def of_kind(self, kind: str) -> Decimal:
         """Return the price of one GPU of `kind` (or of a CPU host) for an hour, in USD."""
