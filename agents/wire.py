@@ -195,10 +195,16 @@ class SimulatorSettings(Message, frozen=True, kw_only=True):
     decode_slowdown_per_stream: float = 0.02
     """Each further running stream stretches a decode step by this ratio."""
     kv_cache_tokens: int = 100_000
+    host_cache_tokens: int = 0
+    """Second tier of the prefix cache, in host memory; 0 for none."""
     max_num_seqs: int = 64
+    memory_bytes: int = 0
+    """Memory that the replica holds while awake and frees while asleep."""
+    wake_seconds: float = 0.05
     seed: int = 0
     fail: str = ""
-    """Fault to act out in tests: `exit_at_start`, `crash_after_requests:<n>`, `hang_at_start`."""
+    """Fault to act out in tests, e.g. `crash_after_requests:<n>`; `agents.simulator.faults` has
+    the words."""
 
 
 class EngineSpec(Message, frozen=True, kw_only=True):

@@ -187,9 +187,7 @@ class Core:
         """Queue `run`. Raises ValueError if it can never fit into the KV cache."""
         need = -(-(run.prompt_tokens + run.output_tokens) // self.limits.block_tokens)
         if need > self.limits.device_blocks:
-            raise ValueError(
-                f"a run of {need} blocks exceeds the cache's {self.pool.device_blocks}"
-            )
+            raise ValueError(f"it needs {need} blocks, the cache has {self.limits.device_blocks}")
         run.arrived_at = now
         self._waiting.append(run)
         if self.next_at is None:
@@ -355,14 +353,20 @@ class Core:
         run.turn_at = min(run.output_tokens, room + 1)
 
     def _turn(self, run: Run, at: float) -> None:
-        if run.produced >= run.output_tokens:
-            self._decoding.remove(run)
-            self._finish(run, run.ending, at)
+        self._name_full_block(run)
+        if run.produced < run.output_tokens:
+            self._short_of_block.append(run)
             return
-        if run.named_blocks < len(run.blocks) and run.named_blocks == run.held_blocks - 1:
+        self._decoding.remove(run)
+        self._finish(run, run.ending, at)
+
+    def _name_full_block(self, run: Run) -> None:
+        """Let others share `run`'s last block once it is full and its content is known."""
+        # The newest token is known but not computed: it is the next step's input.
+        full = (run.known_tokens - 1) // self.limits.block_tokens
+        if run.named_blocks < min(full, len(run.blocks)):
             self.pool.name(run.blocks[run.named_blocks])
             run.named_blocks += 1
-        self._short_of_block.append(run)
 
     def _finish(self, run: Run, outcome: Outcome, at: float) -> None:
         self._release(run)

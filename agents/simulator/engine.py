@@ -62,7 +62,8 @@ class SimulatedEngine:
         """Set while asleep."""
         self._ballast = ballast
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._armed_for: float | None = None
         self._listeners: dict[Run, Listener] = {}
         self._on_drained: list[Callable[[], None]] = []
 
@@ -147,7 +148,7 @@ class SimulatedEngine:
         return self.meters.text(self.core)
 
     def _wake_up(self) -> None:
-        self._timer = None
+        self._timer = self._armed_for = None
         self._catch_up()
         self._arm()
 
@@ -169,11 +170,12 @@ class SimulatedEngine:
 
     def _arm(self) -> None:
         due = self.core.next_at
+        if due == self._armed_for:
+            return
         if self._timer is not None:
-            if self._timer.when() == due:
-                return
             self._timer.cancel()
         self._timer = None if due is None else self._loop.call_at(due, self._wake_up)
+        self._armed_for = due
 
     def _tell_drained(self) -> None:
         if self._listeners or not self._on_drained:

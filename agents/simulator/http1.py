@@ -116,6 +116,8 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "upgrades are not supported")
         except httptools.HttpParserError:
             self._refuse(400, "this is not HTTP/1.1")
+        # Handlers run here, not in the parser's callback, which would swallow what they raise.
+        self._next()
 
     def eof_received(self) -> bool:
         return False
@@ -158,7 +160,6 @@ class Connection(asyncio.Protocol):
         exchange.body = b"".join(self._body)
         exchange.keeps_alive = self._parser.should_keep_alive()
         self._queue.append(exchange)
-        self._next()
 
     # --- for exchanges ------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""The load phase: log lines as an engine prints them while it starts, and how long each stage is.
+"""The load phase: log lines as vLLM prints them while it starts, and how long each stage is.
 
-The shares of the stages follow vLLM on a small model with a warm cache. Lines carry vLLM's own
-wording, so the same reader understands both. Called by `server` before it listens.
+The shares of the stages follow vLLM on a small model with a warm cache. A line says what ended
+or begins, in vLLM's wording; `agents.engines.simulator` reads the same table. Called by `server`
+before it listens.
 """
 
 import asyncio
@@ -15,30 +16,44 @@ log = logging.getLogger("hearth-simulator")
 
 @dataclass(frozen=True)
 class Stage:
+    """One stage of a start."""
+
     name: str
     share: float
     """Of `load_seconds`."""
-    done: str
+    begins: str
+    """Log line at its start; "" for none."""
+    ends: str
     """Log line at its end; `{seconds}` is how long it took."""
 
 
 STAGES = (
-    Stage("import", 0.25, "Starting to load model {model}..."),
-    Stage("load", 0.45, "Loading weights took {seconds:.2f} seconds"),
-    Stage("compile", 0.15, "torch.compile takes {seconds:.2f} s in total"),
-    Stage("graphs", 0.10, "Graph capturing finished in {seconds:.2f} secs, took 0.00 GiB"),
-    Stage("warm-up", 0.05, "init engine (profile, create kv cache, warmup model) took "
-          "{seconds:.2f} seconds"),
-)  # fmt: skip
+    Stage("import", 0.25, "Simulated engine, no model is computed.", ""),
+    Stage(
+        "load", 0.45, "Starting to load model {model}...", "Loading weights took {seconds} seconds"
+    ),
+    Stage("compile", 0.15, "", "torch.compile took {seconds} s in total"),
+    Stage("graphs", 0.10, "", "Graph capturing finished in {seconds} secs"),
+    Stage(
+        "warm-up",
+        0.05,
+        "GPU KV cache size: {kv_cache_tokens} tokens",
+        "init engine (simulated) took {seconds} seconds",
+    ),
+)
 
 
 async def load(options: Options) -> None:
     """Wait through all stages and log them."""
-    log.info("Simulated engine, no model is computed: version 0.32.0+hearth-simulator")
+    limits = options.limits
+    known = {
+        "model": options.model,
+        "kv_cache_tokens": f"{limits.device_blocks * limits.block_tokens:,}",
+    }
     for stage in STAGES:
         seconds = stage.share * options.load_seconds
+        if stage.begins:
+            log.info(stage.begins.format(**known))
         await asyncio.sleep(seconds)
-        log.info(stage.done.format(seconds=seconds, model=options.model))
-    limits = options.limits
-    kv_cache_tokens = limits.device_blocks * limits.block_tokens
-    log.info("GPU KV cache size: %s tokens", f"{kv_cache_tokens:,}")
+        if stage.ends:
+            log.info(stage.ends.format(seconds=f"{seconds:.2f}", **known))

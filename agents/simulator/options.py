@@ -5,6 +5,7 @@ memory, start-up and faults. A bad value ends the program with code 2 and says w
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -118,7 +119,11 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     add("--model", default="", help="shown as the root of the model")
     add("--served-model-name", nargs="+", required=True)
     add("--task", choices=_TASKS, default=Options.task)
-    add("--api-key", default="", help="required on /v1, /v2 and /inference when set")
+    add(
+        "--api-key",
+        default=os.environ.get("VLLM_API_KEY", ""),
+        help="required on /v1, /v2 and /inference; default: the variable VLLM_API_KEY",
+    )
     add("--shutdown-timeout", type=_number(0), default=0.0, help="seconds to drain at SIGTERM")
     add("--max-num-queued-reqs", type=_whole(1), help="503 beyond this many in flight")
     add("--enable-prompt-tokens-details", action="store_true")
