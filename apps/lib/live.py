@@ -27,6 +27,17 @@ def publish(group: str, kind: str, **ids: str | int) -> None:
     transaction.on_commit(lambda: _send(group, kind, ids), robust=True)
 
 
+async def send(group: str, kind: str, **ids: str | int) -> None:
+    """Send the same message at once, from async code outside any transaction. Never raises."""
+    layer = get_channel_layer()
+    if layer is None:
+        return
+    try:
+        await layer.group_send(group, {"type": "changed", "kind": kind, **ids})
+    except (redis.RedisError, OSError) as error:
+        logger.warning("live update not sent: %s", error)
+
+
 def _send(group: str, kind: str, ids: dict[str, str | int]) -> None:
     layer = get_channel_layer()
     if layer is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import cache
+from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
@@ -21,14 +22,16 @@ def client() -> redis.Redis:
     )
 
 
-_async_clients: dict[int, redis.asyncio.Redis] = {}
+_async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
+    WeakKeyDictionary()
+)
 
 
 def async_client() -> redis.asyncio.Redis:
     """Return the async client of the running event loop."""
-    key = id(asyncio.get_running_loop())
-    if key not in _async_clients:
-        _async_clients[key] = redis.asyncio.Redis.from_url(
+    loop = asyncio.get_running_loop()
+    if loop not in _async_clients:
+        _async_clients[loop] = redis.asyncio.Redis.from_url(
             settings.REDIS_URL, socket_connect_timeout=_TIMEOUT_SECONDS, health_check_interval=15
         )
-    return _async_clients[key]
+    return _async_clients[loop]

@@ -1,0 +1,224 @@
+"""Live numbers: what gateways and agents post goes to Redis, what pages show comes from there.
+
+Redis keeps the newest reading of each source and one reading of each per slot of five seconds;
+slots expire by themselves, so memory is bounded without anybody cleaning up. Everything here is
+lossy and never raises for an absent Redis: numbers are then empty and marked stale, wakes wait for
+the gateway to ring again. Called by the endpoints of gateways and agents (writes), by pages, the
+API, Prometheus and the autoscaler (reads).
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import redis
+import redis.asyncio
+
+from apps.lib import clock
+from apps.lib.redis import async_client, client
+from apps.telemetry.counters import HostReading, Seen, Slot
+from apps.telemetry.numbers import FleetNumbers, Readings, compute
+from gateway.wire import Live
+
+logger = logging.getLogger(__name__)
+
+SLOT_SECONDS = 5
+SLOT_KEPT_SECONDS = 360
+"""A worker that is away for so long loses no bucket of the time series."""
+SILENT_SECONDS = 60
+"""The newest readings go when every source has been silent for so long."""
+WAKE_SECONDS = 30.0
+"""A wish to wake a deployment counts for so long; gateways repeat it while requests wait."""
+MEMBERS_SECONDS = 120
+TIMEOUT_SECONDS = 2.0
+
+GATEWAYS = "gateways"
+HOSTS = "hosts"
+
+_SHORT_SLOTS, _LONG_SLOTS = 2, 12
+_MEMBERS_KEY = "hearth:members"
+_WAKES_KEY = "hearth:wakes"
+
+_PUT = """
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then
+  redis.call('EXPIRE', KEYS[2], ARGV[4])
+end
+"""
+
+_PUT_SHA1 = hashlib.sha1(_PUT.encode(), usedforsecurity=False).hexdigest()
+_LIVE = msgspec.json.Decoder(Live)
+_HOST_READING = msgspec.json.Decoder(HostReading)
+_UNREACHABLE = (redis.RedisError, OSError, TimeoutError)
+
+
+# --- Writes ------------------------------------------------------------------------------------
+
+
+async def put_gateway(gateway_id: str, body: bytes) -> bool:
+    """Keep a gateway's `Live` message as its newest reading; return whether it was kept."""
+    return await _put(GATEWAYS, gateway_id, body)
+
+
+async def put_host(host_name: str, samples_json: bytes) -> bool:
+    """Keep what the agent of `host_name` sampled; return whether it was kept.
+
+    `samples_json` is any JSON object with `samples` and `host_sample` as in `agents.wire.Report`;
+    the report's own body will do. A report without samples is not for here.
+    """
+    return await _put(HOSTS, host_name, samples_json)
+
+
+async def _put(kind: str, source: str, body: bytes) -> bool:
+    now = clock.now().timestamp()
+    keys = [_now_key(kind), _slot_key(kind, slot_of(now))]
+    value = b"%.3f\n%b" % (now, body)
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await _run_put(keys, [source, value, SILENT_SECONDS, SLOT_KEPT_SECONDS])
+    except _UNREACHABLE as error:
+        logger.warning("live numbers of %s not kept: %s", source, error)
+        return False
+    return True
+
+
+async def _run_put(keys: list[str], arguments: list[Any]) -> None:
+    """Run the script by its digest; Redis forgets scripts when it restarts."""
+    connection = async_client()
+    try:
+        await connection.evalsha(_PUT_SHA1, len(keys), *keys, *arguments)
+    except redis.exceptions.NoScriptError:
+        await connection.eval(_PUT, len(keys), *keys, *arguments)
+
+
+async def put_wakes(deployments: Iterable[str]) -> None:
+    """Note that requests wait for these deployments at zero replicas."""
+    now = clock.now().timestamp()
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            await async_client().zadd(_WAKES_KEY, dict.fromkeys(deployments, now))
+    except _UNREACHABLE as error:
+        logger.warning("wish to wake not kept: %s", error)
+
+
+def put_members(members: Mapping[str, str]) -> None:
+    """Tell which deployment each replica (UUID as text) belongs to; repeat it within a minute."""
+    try:
+        client().set(_MEMBERS_KEY, msgspec.json.encode(members), ex=MEMBERS_SECONDS)
+    except _UNREACHABLE as error:
+        logger.warning("members of deployments not kept: %s", error)
+
+
+# --- Reads -------------------------------------------------------------------------------------
+
+
+def numbers() -> FleetNumbers:
+    """Return the fleet's live numbers: one round trip. Never raises; see `FleetNumbers.stale`."""
+    now = clock.now()
+    pipe = client().pipeline(transaction=False)
+    _ask(pipe, now)
+    try:
+        answers = pipe.execute()
+    except _UNREACHABLE as error:
+        return _stale(now, error)
+    return compute(_readings(answers), now.timestamp())
+
+
+async def anumbers() -> FleetNumbers:
+    """Return `numbers()` without blocking the event loop on Redis."""
+    now = clock.now()
+    pipe = async_client().pipeline(transaction=False)
+    _ask(pipe, now)
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            answers = await pipe.execute()
+    except _UNREACHABLE as error:
+        return _stale(now, error)
+    return compute(_readings(answers), now.timestamp())
+
+
+def wakes(now: datetime) -> frozenset[str]:
+    """Return the names of deployments at zero for which requests wait; empty without Redis."""
+    since = now.timestamp() - WAKE_SECONDS
+    try:
+        pipe = client().pipeline(transaction=False)
+        pipe.zremrangebyscore(_WAKES_KEY, "-inf", since)
+        pipe.zrange(_WAKES_KEY, 0, -1)
+        names = pipe.execute()[1]
+    except _UNREACHABLE as error:
+        logger.warning("wishes to wake not read: %s", error)
+        return frozenset()
+    return frozenset(name.decode() for name in names)
+
+
+def slots(first: int, last: int) -> list[Slot]:
+    """Return the readings of slots `first` to `last`, both included.
+
+    Raises redis.RedisError: the caller is a task that comes again.
+    """
+    pipe = client().pipeline(transaction=False)
+    for slot in range(first, last + 1):
+        pipe.hgetall(_slot_key(GATEWAYS, slot))
+        pipe.hgetall(_slot_key(HOSTS, slot))
+    answers = pipe.execute()
+    return [
+        Slot(_lives(gateways), _host_readings(hosts))
+        for gateways, hosts in zip(answers[::2], answers[1::2], strict=True)
+    ]
+
+
+def slot_of(at: float) -> int:
+    """Return the number of the slot that `at` (seconds since the epoch) lies in."""
+    return int(at // SLOT_SECONDS)
+
+
+def _ask(pipe: Any, now: datetime) -> None:  # noqa: ANN401 - sync and async pipelines alike
+    slot = slot_of(now.timestamp())
+    pipe.get(_MEMBERS_KEY)
+    for kind in (GATEWAYS, HOSTS):
+        pipe.hgetall(_now_key(kind))
+        pipe.hgetall(_slot_key(kind, slot - _SHORT_SLOTS))
+        pipe.hgetall(_slot_key(kind, slot - _LONG_SLOTS))
+
+
+def _readings(answers: list[Any]) -> Readings:
+    members = msgspec.json.decode(answers[0], type=dict[str, str]) if answers[0] else {}
+    return Readings(
+        gateways=tuple(_lives(hash_) for hash_ in answers[1:4]),
+        hosts=tuple(_host_readings(hash_) for hash_ in answers[4:7]),
+        members=members,
+    )
+
+
+def _lives(stored: Mapping[bytes, bytes]) -> dict[str, Seen[Live]]:
+    return _decoded(stored, _LIVE.decode)
+
+
+def _host_readings(stored: Mapping[bytes, bytes]) -> dict[str, Seen[HostReading]]:
+    return _decoded(stored, _HOST_READING.decode)
+
+
+def _decoded[R](stored: Mapping[bytes, bytes], decode: Callable[[bytes], R]) -> dict[str, Seen[R]]:
+    seen = {}
+    for source, value in stored.items():
+        at, _, body = value.partition(b"\n")
+        seen[source.decode()] = Seen(float(at), decode(body))
+    return seen
+
+
+def _stale(now: datetime, error: Exception) -> FleetNumbers:
+    logger.warning("live numbers not read: %s", error)
+    return FleetNumbers(at=now.timestamp(), stale=True)
+
+
+def _now_key(kind: str) -> str:
+    return f"hearth:now:{kind}"
+
+
+def _slot_key(kind: str, slot: int) -> str:
+    return f"hearth:slot:{kind}:{slot}"

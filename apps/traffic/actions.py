@@ -1,0 +1,175 @@
+"""Writes of keys and gateway credentials, and the revision of the routing table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import uuid4
+
+from django.conf import settings
+from django.db import transaction
+
+from apps.accounts.actions import audit
+from apps.accounts.models import User
+from apps.deployments.models import Deployment
+from apps.lib import clock, doorbell, secrets
+from apps.lib.problems import Problem
+from apps.telemetry import live
+from apps.traffic import keys, queries, routing
+from apps.traffic.models import ApiKey, GatewayCredential, TableRevision
+from apps.traffic.routing import Numbered
+
+ANY_MODEL = "*"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyLimits:
+    """What a key may do. None: no limit."""
+
+    allowed_models: Sequence[str] = (ANY_MODEL,)
+    rpm: int | None = None
+    tpm: int | None = None
+    max_in_flight: int | None = None
+    expires_at: datetime | None = None
+
+
+# --- Keys --------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def create_key(
+    *, name: str, owner: User, limits: KeyLimits, actor: str, now: datetime
+) -> tuple[ApiKey, str]:
+    """Make a key; return it and its secret, which is kept nowhere.
+
+    Raises Problem 400 `unknown_model` or `expiry_past`.
+    """
+    _check(limits, now)
+    key_id = uuid4()
+    secret = keys.make(key_id)
+    key = ApiKey(id=key_id, name=name, owner=owner, created_at=now)
+    key.prefix, key.sha256 = keys.prefix(key_id), secrets.digest(secret)
+    _set_limits(key, limits)
+    key.save(force_insert=True)
+    _tell(key, "created", actor)
+    return key, secret
+
+
+@transaction.atomic
+def change_key(*, key: ApiKey, name: str, limits: KeyLimits, actor: str, now: datetime) -> ApiKey:
+    """Give `key` another name and limits. Raises Problem as `create_key`, and `key_revoked`."""
+    if key.revoked_at is not None:
+        raise Problem(409, "key_revoked", f"The key {key.prefix} is revoked; make a new one.")
+    _check(limits, now if limits.expires_at != key.expires_at else None)
+    key.name = name
+    _set_limits(key, limits)
+    key.save()
+    _tell(key, "changed", actor)
+    return key
+
+
+@transaction.atomic
+def revoke_key(*, key: ApiKey, actor: str, now: datetime) -> None:
+    """End `key`: gateways refuse it as soon as they have the next table. Fine if already ended."""
+    if ApiKey.objects.filter(pk=key.pk, revoked_at__isnull=True).update(revoked_at=now):
+        _tell(key, "revoked", actor)
+
+
+@transaction.atomic
+def playground_key(user: User) -> tuple[str, str]:
+    """Return (key id, secret) of the internal key with which pages call the gateway for `user`.
+
+    The secret is derived from the installation's own (`keys.derive`), so it is the same in every
+    web process and kept nowhere: whoever reads the database cannot call the gateway with it.
+    """
+    key = ApiKey.objects.filter(owner=user, internal=True, revoked_at__isnull=True).first()
+    if key is None:
+        key = ApiKey(id=uuid4(), name="playground", owner=user, internal=True)
+        key.prefix, key.created_at, key.allowed_models = (
+            keys.prefix(key.pk),
+            clock.now(),
+            [ANY_MODEL],
+        )
+    secret = keys.derive(key.pk, settings.SECRET_KEY)
+    if key.sha256 != secrets.digest(secret):
+        key.sha256 = secrets.digest(secret)
+        key.save()
+        table_changed()
+    return str(key.pk), secret
+
+
+def _check(limits: KeyLimits, now: datetime | None) -> None:
+    wanted = set(limits.allowed_models) - {ANY_MODEL}
+    known = set(Deployment.objects.filter(name__in=wanted).values_list("name", flat=True))
+    if wanted - known:
+        raise Problem(
+            400,
+            "unknown_model",
+            f"models: there is no deployment {', '.join(sorted(wanted - known))}; "
+            'name existing ones, or ["*"] for all.',
+            extra={"field": "models"},
+        )
+    if now is not None and limits.expires_at is not None and limits.expires_at <= now:
+        raise Problem(
+            400, "expiry_past", "expires_at lies in the past.", extra={"field": "expires_at"}
+        )
+
+
+def _set_limits(key: ApiKey, limits: KeyLimits) -> None:
+    key.allowed_models = sorted(set(limits.allowed_models))
+    key.rpm, key.tpm, key.max_in_flight = limits.rpm, limits.tpm, limits.max_in_flight
+    key.expires_at = limits.expires_at
+
+
+def _tell(key: ApiKey, verb: str, actor: str) -> None:
+    data = {"name": key.name, "prefix": key.prefix, "models": key.allowed_models}
+    audit(actor=actor, action=f"api_key.{verb}", target=str(key.pk), data=data)
+    table_changed()
+
+
+# --- Gateways ----------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def ensure_gateway_credential(name: str, path: Path) -> None:
+    """See that `path` (mode 0600) holds a credential that is valid for the gateway `name`."""
+    credential, _ = secrets.read_or_create(path, secrets.make("hearthgw"))
+    GatewayCredential.objects.update_or_create(
+        name=name,
+        defaults={"sha256": secrets.digest(credential)},
+        create_defaults={"sha256": secrets.digest(credential), "created_at": clock.now()},
+    )
+
+
+def table_changed() -> None:
+    """Tell the web processes, after commit, to look whether the routing table is another now."""
+    doorbell.ring(doorbell.TABLE)
+
+
+def refresh_table(now: datetime) -> Numbered:
+    """Return what the routing tables are made from, under a new revision if it has changed.
+
+    Any number of processes may call this at once: the same content gets one revision.
+    """
+    served = queries.served(now)
+    live.put_members(routing.members(served))
+    newest = queries.table_revision()
+    if newest is not None and newest.sha256 == routing.digest(served):
+        return Numbered(newest.number, served)
+    return _give_revision(now)
+
+
+@transaction.atomic
+def _give_revision(now: datetime) -> Numbered:
+    """Load again behind the row's lock, so that an older content never gets a newer number."""
+    row, _ = TableRevision.objects.select_for_update().get_or_create(
+        id=1, defaults={"number": 0, "sha256": "", "changed_at": now}
+    )
+    served = queries.served(now)
+    content = routing.digest(served)
+    if row.sha256 != content:
+        # Past every number of a database that was lost: gateways keep their last table on disk.
+        row.number = max(row.number + 1, int(now.timestamp() * 1000))
+        row.sha256, row.changed_at = content, now
+        row.save()
+    return Numbered(row.number, served)

@@ -1,0 +1,254 @@
+"""Reads of keys and of what the routing table is made from."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+from typing import cast
+from uuid import UUID
+
+import msgspec
+from django.db.models import OuterRef, Q, QuerySet, Subquery
+
+from agents.wire import Endpoint, EngineSpec
+from apps.deployments.models import Deployment, Replica, Revision
+from apps.deployments.states import (
+    COMING,
+    DeploymentPhase,
+    DesiredDeployment,
+    DesiredReplica,
+    ReplicaPhase,
+)
+from apps.fleet.models import Host
+from apps.fleet.prices import PriceBook
+from apps.fleet.queries import price_book, price_of
+from apps.lib.problems import Problem
+from apps.traffic import cost, routing
+from apps.traffic.models import ApiKey, GatewayCredential, TableRevision, UsageRow
+from apps.traffic.routing import Numbered, Served, ServedModel, ServedReplica
+from gateway.wire import KeyRoute, RouteState, RoutingTable, Wake
+
+_SERVING = (ReplicaPhase.READY, ReplicaPhase.DRAINING)
+_EXPIRED_TOLD_FOR = timedelta(days=1)
+_RATE_COLUMNS = (
+    "gpu_uuids",
+    "memory_bytes",
+    "host__name",
+    "host__inventory",
+    "host__price_per_hour_usd",
+)
+_NOT_WAKEABLE = (DeploymentPhase.STOPPED, DeploymentPhase.FAILED)
+
+
+# --- Keys --------------------------------------------------------------------------------------
+
+
+def api_keys() -> QuerySet[ApiKey]:
+    """Return the keys that people made, newest first, with their owners."""
+    return (
+        ApiKey.objects.filter(internal=False).select_related("owner").order_by("-created_at", "id")
+    )
+
+
+def api_key(key_id: UUID) -> ApiKey:
+    """Return a key that somebody made. Raises Problem 404 `key_unknown`."""
+    found = api_keys().filter(pk=key_id).first()
+    if found is None:
+        raise Problem(
+            404, "key_unknown", f"There is no API key {key_id}; see GET /api/v1/api-keys/."
+        )
+    return found
+
+
+def gateway_credentials() -> dict[str, str]:
+    """Return the gateways' credentials: SHA-256 -> name."""
+    return dict(GatewayCredential.objects.values_list("sha256", "name"))
+
+
+# --- Routing table -----------------------------------------------------------------------------
+
+
+def routing_table(host_name: str, now: datetime) -> RoutingTable:
+    """Return the table for gateways on `host_name`, with the newest revision given out."""
+    number = TableRevision.objects.values_list("number", flat=True).first() or 0
+    return routing.table(Numbered(number, served(now)), host_name)
+
+
+def table_revision() -> TableRevision | None:
+    """Return the newest revision given out; None before the first."""
+    return TableRevision.objects.first()
+
+
+def served(now: datetime) -> Served:
+    """Return everything that any gateway may need: three queries and one for new revisions."""
+    replicas = defaultdict(list)
+    for row in _replica_rows():
+        replicas[row.deployment_id].append(row)
+    models = (_model(row, replicas[row.pk]) for row in _deployment_rows())
+    return Served(
+        models=tuple(model for model in models if model is not None),
+        keys=tuple(_key_route(row) for row in _usable_keys(now)),
+    )
+
+
+def _deployment_rows() -> QuerySet[Deployment]:
+    newest = Revision.objects.filter(deployment=OuterRef("pk")).order_by("-number")
+    return (
+        Deployment.objects.select_related("scaling")
+        .annotate(newest_revision=Subquery(newest.values("pk")[:1]))
+        .filter(newest_revision__isnull=False)
+        .only("name", "created_at", "desired", "phase", "scaling__max_replicas")
+        .order_by("name", "id")
+    )
+
+
+def _replica_rows() -> QuerySet[Replica]:
+    """Return the replicas that serve, drain or come up, without their large columns."""
+    return (
+        Replica.objects.filter(phase__in=[*_SERVING, *COMING])
+        .select_related("host")
+        .only(
+            "deployment_id",
+            "revision_id",
+            "phase",
+            "phase_at",
+            "desired",
+            "ready_at",
+            "endpoint",
+            "progress",
+            "kv_cache_tokens",
+            "host__name",
+            "host__relay_key",
+        )
+        .order_by("created_at", "id")
+    )
+
+
+def _model(row: Deployment, replicas: list[Replica]) -> ServedModel | None:
+    serving = [served for r in replicas if (served := _served_replica(r)) is not None]
+    is_wanted = row.desired == DesiredDeployment.RUNNING
+    if not serving and not is_wanted:
+        return None
+    wakeable = is_wanted and not serving and _can_wake(row)
+    return ServedModel(
+        name=row.name,
+        created_at=row.created_at.timestamp(),
+        spec=_spec_of(row, replicas),
+        replicas=tuple(serving),
+        wakeable=wakeable,
+        wake=_wake(row, replicas) if wakeable else None,
+    )
+
+
+def _can_wake(row: Deployment) -> bool:
+    return row.phase not in _NOT_WAKEABLE and row.scaling.max_replicas > 0
+
+
+def _wake(row: Deployment, replicas: Iterable[Replica]) -> Wake:
+    """Return what a waiting client is told: how far the first replica to come up is."""
+    coming = [r for r in replicas if r.phase in COMING]
+    if not coming:
+        return Wake(phase=row.phase)
+    first = max(coming, key=lambda r: (r.phase == ReplicaPhase.STARTING, r.phase_at))
+    progress = first.progress or {}
+    return Wake(
+        phase=progress.get("stage") or first.phase,
+        eta_seconds=routing.eta(progress.get("eta_seconds")),
+    )
+
+
+def _served_replica(row: Replica) -> ServedReplica | None:
+    if row.phase not in _SERVING or row.endpoint is None or row.host is None:
+        return None
+    takes_new = row.phase == ReplicaPhase.READY and row.desired == DesiredReplica.RUNNING
+    return ServedReplica(
+        id=str(row.pk),
+        host=row.host.name,
+        relay_key=row.host.relay_key,
+        endpoint=msgspec.convert(row.endpoint, Endpoint),
+        state=RouteState.READY if takes_new else RouteState.DRAINING,
+        kv_cache_tokens=row.kv_cache_tokens,
+        ready_at=row.ready_at.timestamp() if row.ready_at else None,
+    )
+
+
+def _spec_of(row: Deployment, replicas: list[Replica]) -> EngineSpec:
+    """Return the spec of the newest replica that serves, else of the newest revision."""
+    serving = [r for r in replicas if r.phase in _SERVING]
+    newest: UUID = row.newest_revision  # type: ignore[attr-defined]  # annotated
+    revision = serving[-1].revision_id if serving else newest
+    return _spec(revision)
+
+
+@lru_cache(maxsize=2048)
+def _spec(revision_id: UUID) -> EngineSpec:
+    """Revisions never change, so each is read once."""
+    spec = Revision.objects.values_list("spec", flat=True).get(pk=revision_id)
+    return msgspec.convert(spec, EngineSpec)
+
+
+def _usable_keys(now: datetime) -> QuerySet[ApiKey]:
+    """Return the keys that work. An expired one stays a day, so that its holder is told so."""
+    return (
+        ApiKey.objects.filter(revoked_at__isnull=True, owner__is_active=True)
+        .filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now - _EXPIRED_TOLD_FOR))
+        .order_by("created_at", "id")
+    )
+
+
+def _key_route(row: ApiKey) -> KeyRoute:
+    return KeyRoute(
+        id=str(row.pk),
+        sha256=row.sha256,
+        models=tuple(row.allowed_models),
+        rpm=row.rpm,
+        tpm=row.tpm,
+        max_in_flight=row.max_in_flight,
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        tenant=f"user-{row.owner_id}",
+    )
+
+
+# --- Cost --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRate:
+    """What one replica's share of its host costs."""
+
+    host: str
+    usd_per_second: Decimal
+    is_default: bool
+    """The price is Hearth's default for the kind of GPU or CPU host."""
+
+
+def replica_rates(replicas: Iterable[UUID]) -> dict[UUID, ReplicaRate]:
+    """Return what each of these replicas costs while it holds its share; two queries."""
+    rows = Replica.objects.filter(pk__in=list(replicas), host__isnull=False).select_related("host")
+    book = price_book()
+    return {row.pk: _rate(row, book) for row in rows.only(*_RATE_COLUMNS)}
+
+
+def _rate(row: Replica, book: PriceBook) -> ReplicaRate:
+    host = cast(Host, row.host)
+    per_hour, is_default = price_of(host, book)
+    share = cost.share_of_host(
+        gpus=len(row.gpu_uuids),
+        host_gpus=len(host.inventory.get("gpus", ())),
+        memory_bytes=row.memory_bytes,
+        host_memory_bytes=host.inventory.get("memory_total_bytes", 0),
+    )
+    return ReplicaRate(host.name, per_hour * share / 3600, is_default)
+
+
+def busy_intervals(replica: UUID, since: datetime) -> list[cost.Interval]:
+    """Return when `replica` was busy with requests on record that ended after `since`."""
+    rows = UsageRow.objects.filter(replica=replica, finished_at__gte=since)
+    return [
+        (admitted_at.timestamp() + queue_seconds, finished_at.timestamp())
+        for admitted_at, queue_seconds, finished_at in rows.values_list(
+            "admitted_at", "queue_seconds", "finished_at"
+        )
+    ]

@@ -1,0 +1,134 @@
+"""From what the fleet serves to the routing table of one gateway; pure.
+
+`Served` is everything any gateway might need, loaded once; `table` picks from it what the gateways
+of one host get: the engine's own socket for a replica on the same host, else the relay of the
+replica's host. Called by `queries` and `actions`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from agents.wire import Endpoint, EngineSpec
+from gateway.wire import (
+    KeyRoute,
+    Message,
+    ModelRoute,
+    ReplicaRoute,
+    RouteState,
+    RoutingTable,
+    Wake,
+)
+
+CPU_BLOCK_TOKENS = 128
+"""Size of a prefix-cache block of vLLM's CPU engine; 16 elsewhere."""
+GPU_BLOCK_TOKENS = 16
+_ETA_STEP_SECONDS = 10
+"""Waiting times are told in steps, so that a new one is not a new table each second."""
+
+
+class ServedReplica(Message, frozen=True, kw_only=True):
+    """One replica that serves or drains."""
+
+    id: str
+    host: str
+    relay_key: str
+    endpoint: Endpoint
+    state: RouteState
+    kv_cache_tokens: int | None
+    ready_at: float | None
+
+
+class ServedModel(Message, frozen=True, kw_only=True):
+    """One deployment that people want running, or that still drains."""
+
+    name: str
+    created_at: float
+    spec: EngineSpec
+    replicas: tuple[ServedReplica, ...]
+    wakeable: bool
+    wake: Wake | None
+
+
+class Served(Message, frozen=True, kw_only=True):
+    """All that the routing tables of all gateways are made from."""
+
+    models: tuple[ServedModel, ...]
+    keys: tuple[KeyRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A content of the tables and its revision."""
+
+    revision: int
+    served: Served
+
+
+def digest(served: Served) -> str:
+    """Return the hex SHA-256 of the content: equal contents, equal tables."""
+    return hashlib.sha256(msgspec.json.encode(served, order="sorted")).hexdigest()
+
+
+def table(numbered: Numbered, host_name: str) -> RoutingTable:
+    """Return the routing table for gateways on the host called `host_name`."""
+    return RoutingTable(
+        revision=numbered.revision,
+        models={model.name: _route(model, host_name) for model in numbered.served.models},
+        keys=numbered.served.keys,
+    )
+
+
+def members(served: Served) -> Mapping[str, str]:
+    """Return which deployment each serving replica belongs to."""
+    return {replica.id: model.name for model in served.models for replica in model.replicas}
+
+
+def eta(seconds: float | None) -> float | None:
+    """Return a waiting time rounded up to a step that does not change each second."""
+    if seconds is None:
+        return None
+    return float(-(-seconds // _ETA_STEP_SECONDS) * _ETA_STEP_SECONDS)
+
+
+def _route(model: ServedModel, host_name: str) -> ModelRoute:
+    spec = model.spec
+    routes = [_replica(replica, host_name) for replica in model.replicas]
+    return ModelRoute(
+        deployment=model.name,
+        task=spec.task,
+        replicas=tuple(route for route in routes if route is not None),
+        max_in_flight_per_replica=spec.max_in_flight,
+        wakeable=model.wakeable,
+        wake=model.wake,
+        upstream_name="" if model.name in spec.served_names else spec.served_names[0],
+        block_tokens=_block_tokens(spec),
+        context_tokens=spec.settings.max_model_len,
+        created_at=model.created_at,
+    )
+
+
+def _block_tokens(spec: EngineSpec) -> int:
+    if spec.settings.block_size is not None:
+        return spec.settings.block_size
+    is_cpu_engine = spec.device == "cpu" and spec.engine == "vllm"
+    return CPU_BLOCK_TOKENS if is_cpu_engine else GPU_BLOCK_TOKENS
+
+
+def _replica(replica: ServedReplica, host_name: str) -> ReplicaRoute | None:
+    """Return the way to `replica`; None if gateways of this host have none."""
+    endpoint = replica.endpoint
+    is_local = replica.host == host_name
+    url = endpoint.address if is_local else endpoint.relay_url
+    if not url:
+        return None
+    return ReplicaRoute(
+        id=replica.id,
+        url=url,
+        state=replica.state,
+        api_key=endpoint.api_key if is_local else replica.relay_key,
+        kv_cache_tokens=replica.kv_cache_tokens,
+        ready_at=replica.ready_at,
+    )
