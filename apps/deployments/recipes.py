@@ -5,7 +5,7 @@ and by the dry run. Errors are `Problem`s that name the field of the order.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgspec
@@ -64,16 +64,24 @@ def cook(order: NewDeployment) -> Recipe:
 
 def recook(deployment: Deployment, latest: Revision, patch: Change) -> Recipe:
     """Return the recipe of a change: the newest revision's order with `patch` over it."""
-    return cook(
+    recipe = cook(
         NewDeployment(
             catalog=deployment.catalog_slug,
             name=deployment.name,
-            variant=patch.variant or (latest.variant if patch.engine is None else None),
+            variant=patch.variant or latest.variant,
             engine=latest.settings if patch.engine is None else patch.engine,
             resources=Resources(**deployment.resources),
-            placement=PlacementWish(**{**deployment.placement, "wait": True}),
+            # Its own replicas hold the room it needs, so a change may always wait for room.
+            placement=PlacementWish(
+                **{**deployment.placement, "device": latest.device, "wait": True}
+            ),
         )
     )
+    return _named(recipe, deployment.name)
+
+
+def _named(recipe: Recipe, name: str) -> Recipe:
+    return replace(recipe, spec=msgspec.structs.replace(recipe.spec, served_names=(name,)))
 
 
 def fits(order: NewDeployment) -> tuple[HostFit, ...]:
