@@ -1,0 +1,81 @@
+"""The estimate against engines that were measured (vLLM 0.32 on CPU, proportional set size)."""
+
+import pytest
+
+from apps.catalog.catalog import BUILT_IN
+from apps.catalog.entry import Device
+from apps.catalog.need import estimate, kv_tokens
+from apps.catalog.reading import read_entry
+from apps.catalog.settings import engine_settings
+
+GB = 10**9
+MIB = 1024**2
+
+
+def variant(slug, name=None):
+    entry = read_entry(BUILT_IN / f"{slug}.yaml")
+    return entry.variant(name) if name else entry.ranked_variants[0]
+
+
+def need(of, device=Device.CPU, **overrides):
+    return estimate(of, engine_settings(of, device, overrides), device)
+
+
+class TestEstimateOnCpu:
+    @pytest.mark.parametrize(
+        ("kv_cache_bytes", "measured_bytes"), [(128 * MIB, 2.2 * GB), (1024 * MIB, 3.10 * GB)]
+    )
+    def test_smollm2_is_within_10_percent_of_the_measured_engine(
+        self, kv_cache_bytes, measured_bytes
+    ):
+        estimated = need(
+            variant("smollm2-135m-instruct"),
+            kv_cache_bytes=kv_cache_bytes,
+            max_model_len=8192,
+            max_num_seqs=None,
+        )
+
+        assert estimated.total_bytes == pytest.approx(measured_bytes, rel=0.10)
+
+    def test_minilm_is_within_10_percent_of_the_measured_engine(self):
+        assert need(variant("all-minilm-l6-v2")).total_bytes == pytest.approx(1.55 * GB, rel=0.10)
+
+    def test_an_encoder_needs_no_kv_cache(self):
+        assert need(variant("all-minilm-l6-v2")).kv_bytes == 0
+
+    def test_the_kv_cache_holds_as_many_tokens_as_the_engine_reports(self):
+        smollm2 = variant("smollm2-135m-instruct")
+        settings = engine_settings(smollm2, Device.CPU, {"block_size": None})
+
+        assert kv_tokens(smollm2, settings, Device.CPU, 128 * MIB) == 5760
+
+
+class TestEstimateOnGpus:
+    def test_the_parts_add_up(self):
+        whole = need(variant("qwen3-8b", "bf16"), Device.CUDA)
+
+        parts = whole.weights_bytes + whole.activation_bytes + whole.runtime_bytes
+        assert whole.total_bytes == parts + whole.kv_bytes
+        assert whole.kv_bytes == 32768 * 147_456
+
+    def test_two_gpus_hold_half_the_weights_and_half_the_cache_each(self):
+        qwen = variant("qwen3-8b", "bf16")
+
+        one, two = need(qwen, Device.CUDA), need(qwen, Device.CUDA, tensor_parallel_size=2)
+
+        assert two.weights_bytes == one.weights_bytes // 2
+        assert two.kv_bytes == one.kv_bytes // 2
+
+    def test_an_fp8_cache_is_half_as_large(self):
+        qwen = variant("qwen3-8b", "bf16")
+
+        fp8 = need(qwen, Device.CUDA, kv_cache_dtype="fp8")
+
+        assert fp8.kv_bytes == need(qwen, Device.CUDA).kv_bytes // 2
+
+    def test_eager_mode_saves_the_graphs(self):
+        qwen = variant("qwen3-8b", "bf16")
+
+        eager = need(qwen, Device.CUDA, enforce_eager=True)
+
+        assert eager.runtime_bytes < need(qwen, Device.CUDA).runtime_bytes
