@@ -92,7 +92,9 @@ class RuntimeFault(Exception):
 class Runtime(Protocol):
     """Docker, or plain processes."""
 
-    kind: RuntimeKind
+    @property
+    def kind(self) -> RuntimeKind:
+        """Return which runtime this is."""
 
     async def prepare(self, engine: EngineKind, device: str, image: str, tell: OnProgress) -> str:
         """Bring the engine image or environment; return the image or engine version to use.

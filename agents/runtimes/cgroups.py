@@ -51,6 +51,17 @@ def create(name: str, limit_bytes: int, *, root: Path = ROOT) -> Group | None:
     return None
 
 
+def of_process(pid: int, *, root: Path = ROOT) -> Group | None:
+    """Return the group that bounds the memory of `pid`, None if it cannot be told."""
+    try:
+        own = _own_paths(str(pid))
+    except OSError:
+        return None
+    base = root if (root / "cgroup.controllers").exists() else root / "memory"
+    path = base / own.get("memory", own.get("", "")).lstrip("/")
+    return Group(path) if path.is_dir() else None
+
+
 def _parents(root: Path) -> list[Path]:
     """Return the groups under which one could be made, best first."""
     own = _own_paths()
@@ -63,10 +74,10 @@ def _parents(root: Path) -> list[Path]:
     return [path for path in dict.fromkeys((here, base)) if path.is_dir()]
 
 
-def _own_paths() -> dict[str, str]:
-    """Return controller -> path of this process; v2 has the empty controller."""
+def _own_paths(pid: str = "self") -> dict[str, str]:
+    """Return controller -> path of a process; v2 has the empty controller."""
     paths: dict[str, str] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         paths |= dict.fromkeys(controllers.split(","), path)
     return paths
