@@ -1,0 +1,74 @@
+"""Who sends a request: from its key to what the key may do.
+
+Keys are known by the SHA-256 of their secret alone; secrets are random, so a plain hash is enough
+and the lookup leaks nothing by its time. Called once per request by `gateway.app`.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable
+
+from gateway.errors import Refused, forbidden, no_key, unknown_model
+from gateway.limits import KeyUse
+from gateway.wire import KeyRoute
+
+_ANY = "*"
+
+
+class Keys:
+    """All keys of the routing table, and what each has used."""
+
+    def __init__(self) -> None:
+        self._by_hash: dict[str, KeyRoute] = {}
+        self._use: dict[str, KeyUse] = {}
+
+    def apply(self, keys: Iterable[KeyRoute]) -> None:
+        """Take over the keys of a new table; use is kept by id."""
+        self._by_hash = {key.sha256.lower(): key for key in keys}
+        ids = {key.id for key in self._by_hash.values()}
+        self._use = {id_: use for id_, use in self._use.items() if id_ in ids or use.in_flight}
+
+    def find(self, headers: dict[bytes, bytes], wall: float) -> KeyRoute:
+        """Return the key that `headers` carry. Raises Refused (401)."""
+        secret = _secret(headers)
+        if not secret:
+            raise Refused(no_key("Send an API key as `Authorization: Bearer <key>`."))
+        key = self._by_hash.get(hashlib.sha256(secret).hexdigest())
+        if key is None:
+            raise Refused(no_key("This API key is not known."))
+        if key.expires_at is not None and key.expires_at <= wall:
+            raise Refused(no_key("This API key has expired."))
+        return key
+
+    def use_of(self, key_id: str) -> KeyUse:
+        """Return what the key has used."""
+        use = self._use.get(key_id)
+        if use is None:
+            use = self._use[key_id] = KeyUse()
+        return use
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+
+def allowed_models(key: KeyRoute, names: Iterable[str]) -> list[str]:
+    """Return those of `names` that `key` may use, sorted."""
+    return sorted(name for name in names if _ANY in key.models or name in key.models)
+
+
+def check_model(key: KeyRoute, model: str, names: Collection[str]) -> None:
+    """Raise Refused unless `model` is there (404) and `key` may use it (403)."""
+    is_allowed = _ANY in key.models or model in key.models
+    if model in names:
+        if not is_allowed:
+            raise Refused(forbidden(f"This key may not use the model {model!r}."))
+        return
+    raise Refused(unknown_model(model, allowed_models(key, names)))
+
+
+def _secret(headers: dict[bytes, bytes]) -> bytes:
+    value = headers.get(b"authorization")
+    if value is not None:
+        scheme, _, secret = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return secret.strip()
+    return headers.get(b"x-api-key", b"").strip()

@@ -1,0 +1,132 @@
+"""From a whole HTTP request to an exchange, or to a refusal before any engine is touched.
+
+The order of the checks is the order in which a caller can fix them: path, method, key, body, model,
+limits. Called by `gateway.app` for every path in `ENDPOINTS`.
+"""
+
+import time
+from hashlib import blake2b
+
+from gateway import errors
+from gateway.auth import check_model
+from gateway.call import Api, Call, Endpoint, Rewrite, parse, rewritten
+from gateway.core import Core
+from gateway.errors import Problem, Refused
+from gateway.exchange import Exchange, Order
+from gateway.fleet import Deployment
+from gateway.prefix import chain
+from gateway.server import ClientConnection, Request
+from gateway.wire import KeyRoute, ModelRoute
+
+_WITH_USAGE_CHUNK = (Api.CHAT, Api.COMPLETIONS)
+_MOST_ID_BYTES = 64
+_TRACE_HEADERS = (b"traceparent", b"tracestate")
+
+
+def take_in(
+    core: Core, client: ClientConnection, request: Request, endpoint: Endpoint, fields: bytes
+) -> None:
+    """Start the exchange that `request` asks for. Raises Refused.
+
+    `fields` are header lines that every answer of this request carries.
+    """
+    key = core.keys.find(request.headers, time.time())
+    if core.is_draining:
+        raise Refused(
+            errors.busy("The gateway is stopping.", code="stopping", retry_after_seconds=1.0)
+        )
+    call = parse(endpoint, request.body, most_choices=core.settings.limits.choices)
+    check_model(key, call.model, core.fleet.names)
+    if key.budget_exhausted:
+        raise Refused(
+            errors.limited(
+                "The budget of this key is used up.",
+                code="insufficient_quota",
+                retry_after_seconds=None,
+            )
+        )
+    if core.spool is not None and not core.spool.is_accepting:
+        raise Refused(
+            errors.busy(
+                "Usage cannot be recorded: the disk is full.",
+                code="spool_full",
+                retry_after_seconds=5.0,
+            )
+        )
+    deployment = core.fleet.names[call.model]
+    order = _order(core, request, call, key, deployment)
+    order.answer_fields = b"x-request-id: %b\r\n%b" % (order.request_id.encode(), fields)
+    Exchange(core, client, deployment, order).start()
+
+
+def _order(
+    core: Core, request: Request, call: Call, key: KeyRoute, deployment: Deployment
+) -> Order:
+    prompt_tokens = max(1, int(call.prompt_bytes / deployment.bytes_per_token))
+    if deployment.route.context_tokens is not None:
+        prompt_tokens = min(prompt_tokens, deployment.route.context_tokens)
+    now = time.monotonic()
+    reservation = core.keys.use_of(key.id).take(key, prompt_tokens, now)
+    if isinstance(reservation, Problem):
+        deployment.tally.refused += 1
+        raise Refused(reservation)
+    core.sharing.used(key.id, 1, prompt_tokens)
+    request_id = core.new_id()
+    route = core.fleet.routes[call.model]
+    change = _rewrite(route, call, key)
+    headers = request.headers
+    return Order(
+        call=call,
+        key=key,
+        reservation=reservation,
+        request_id=request_id,
+        client_request_id=_printable(headers.get(b"x-request-id", b"")),
+        session=_session(headers, call, key),
+        blocks=chain(call.prompt, _salt(key, call)),
+        prompt_tokens=prompt_tokens,
+        body=rewritten(call, change),
+        head_fields=_head_fields(request_id, headers),
+        answer_fields=b"",
+        drop_usage=change.add_usage,
+        drop_running=change.running_usage,
+        received_at=request.received_at,
+    )
+
+
+def _rewrite(route: ModelRoute, call: Call, key: KeyRoute) -> Rewrite:
+    streams_usage = call.stream and call.endpoint.api in _WITH_USAGE_CHUNK
+    salt = ""
+    if key.tenant and call.endpoint.salted:
+        salt = blake2b(_salt(key, call), digest_size=16).hexdigest()
+    return Rewrite(
+        model=route.upstream_name,
+        add_usage=streams_usage and not call.wants_usage,
+        running_usage=streams_usage and route.exact_usage and not call.wants_running_usage,
+        cache_salt=salt,
+    )
+
+
+def _salt(key: KeyRoute, call: Call) -> bytes:
+    """What separates the prefix caches of tenants, and within one what the client separates."""
+    return f"{key.tenant}\0{call.cache_salt}".encode()
+
+
+def _session(headers: dict[bytes, bytes], call: Call, key: KeyRoute) -> str:
+    """Return the session's name, apart per tenant; empty if the client names none."""
+    name = headers.get(b"x-session-id", b"").decode("latin-1") or call.session
+    return f"{key.tenant}\0{name}" if name else ""
+
+
+def _head_fields(request_id: str, headers: dict[bytes, bytes]) -> bytes:
+    fields = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode()
+    for name in _TRACE_HEADERS:
+        value = headers.get(name)
+        if value is not None and len(value) <= 512 and value.isascii():
+            fields += b"%b: %b\r\n" % (name, value)
+    return fields
+
+
+def _printable(value: bytes) -> str:
+    """Return a client's own request id if it is short and plain, else nothing."""
+    text = value[:_MOST_ID_BYTES].decode("latin-1")
+    return text if text.isascii() and text.isprintable() else ""

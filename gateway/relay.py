@@ -1,0 +1,194 @@
+"""Carries one engine's answer to the client: gathered whole, or event by event.
+
+A plain answer is held until it is whole (up to `GATHERED_BYTES`), so a replica that dies halfway
+costs a retry and no error. A stream goes out as it comes; its first byte ends the right to retry.
+Called by `gateway.exchange`, which owns attempts and the record; a relay owns the bytes of one
+attempt.
+"""
+
+import time
+
+import msgspec
+
+from gateway.call import Api
+from gateway.fleet import Deployment, Replica
+from gateway.meter import Usage
+from gateway.server import ClientConnection
+from gateway.sse import StreamReader
+
+GATHERED_BYTES = 1024 * 1024
+"""A larger plain answer (thousands of embeddings) is passed on as it comes."""
+
+_TAIL_BYTES = 4096
+"""How much of such an answer's end is kept: usage stands last."""
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: Usage | None = None
+    choices: list[_Choice] = []
+
+
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_usage = msgspec.json.Decoder(Usage).decode
+
+
+class Plain:
+    """One JSON answer."""
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        api: Api,
+        *,
+        head: tuple[int, bytes, bytes],
+        as_event: bool,
+    ) -> None:
+        """`head` is status, content type and header lines.
+
+        `as_event` says that the client was sent a stream's head while it waited, so that the
+        answer (a refusal by the engine, as a rule) becomes its last event.
+        """
+        self._client = client
+        self._api = api
+        self._status, self._kind, self._extra = head
+        self._as_event = as_event
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._tail = b""
+        self.began = False
+        """True once a byte of the engine's answer has gone to the client."""
+        self.usage: Usage | None = None
+        self.chunks = 0
+        self.first_at = self.last_at = 0.0
+        """When the first and the last piece came (monotonic); 0 = not yet."""
+        self.error: str | None = None
+
+    def data(self, content: bytes) -> None:
+        """Take in a piece of the body."""
+        self.last_at = time.monotonic()
+        if not self.first_at:
+            self.first_at = self.last_at
+        self._size += len(content)
+        if self.began:
+            self._tail = (self._tail + content)[-_TAIL_BYTES:]
+            self._client.send(content)
+            return
+        self._parts.append(content)
+        if self._size > GATHERED_BYTES and not self._as_event:
+            self.began = True
+            self._client.begin(self._status, kind=self._kind, extra=self._extra)
+            whole = b"".join(self._parts)
+            self._parts = []
+            self._tail = whole[-_TAIL_BYTES:]
+            self._client.send(whole)
+
+    def end(self) -> str:
+        """Pass the gathered answer on, unless its engine cut it short."""
+        if self.began:
+            self.usage = _usage_at_end(self._tail)
+            self._client.end()
+            return ""
+        content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._status < 300 and self._api is not Api.TOKENS:
+            problem = self._read(content)
+            if problem:
+                return problem
+        self.began = True
+        if self._as_event:
+            self._client.send(b"event: error\ndata: " + content.replace(b"\n", b" ") + b"\n\n")
+            self._client.end(close=True)
+            return ""
+        self._client.answer(self._status, content, kind=self._kind, extra=self._extra)
+        return ""
+
+    def _read(self, content: bytes) -> str:
+        try:
+            answer = _decode_answer(content)
+        except msgspec.MsgspecError:
+            return ""  # not JSON as expected: passed on, and counted without tokens
+        self.usage = answer.usage
+        if any(choice.finish_reason == "abort" for choice in answer.choices):
+            return "the engine aborted the request"
+        return ""
+
+
+def _usage_at_end(tail: bytes) -> Usage | None:
+    at = tail.rfind(b'"usage":')
+    if at < 0:
+        return None
+    depth, start = 0, tail.find(b"{", at)
+    for position in range(start, len(tail)):
+        depth += {123: 1, 125: -1}.get(tail[position], 0)
+        if depth == 0:
+            try:
+                return _decode_usage(tail[start : position + 1])
+            except msgspec.MsgspecError:
+                return None
+    return None
+
+
+class Streamed:
+    """One stream of events."""
+
+    def __init__(
+        self,
+        client: ClientConnection,
+        reader: StreamReader,
+        *,
+        places: tuple[Deployment, Replica],
+        head: tuple[int, bytes, bytes] | None,
+    ) -> None:
+        """`head` is status, content type and header lines; None if it was sent with comments."""
+        self._client = client
+        self._reader = reader
+        self._deployment, self._replica = places
+        self._status, self._kind, self._extra = head or (200, b"", b"")
+        self.headed = head is None
+        self.began = False
+        self.first_at = self.last_at = 0.0
+
+    @property
+    def usage(self) -> Usage | None:
+        """The engine's own count, if it came."""
+        return self._reader.usage
+
+    @property
+    def chunks(self) -> int:
+        """Events with output so far."""
+        return self._reader.chunks
+
+    @property
+    def error(self) -> str | None:
+        """What the engine said went wrong."""
+        return self._reader.error
+
+    def data(self, content: bytes) -> None:
+        """Pass on what the client may see, and note the gap."""
+        now = time.monotonic()
+        if self.first_at:
+            gap = now - self.last_at
+            self._deployment.tally.gaps.observe(gap)
+            self._replica.tally.gaps.observe(gap)
+        else:
+            self.first_at = now
+        self.last_at = now
+        self._replica.heard_at = now
+        passed = self._reader.feed(content)
+        if passed:
+            if not self.began:
+                self.began = True
+                if not self.headed:
+                    self.headed = True
+                    self._client.begin(self._status, kind=self._kind, extra=self._extra)
+            self._client.send(passed)
+
+    def end(self) -> str:
+        """End the stream if it is whole."""
+        if self._reader.is_whole:
+            self._client.end()
+            return ""
+        return self._reader.error or "the stream ended without a finish reason"

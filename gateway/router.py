@@ -1,0 +1,203 @@
+"""Which replica takes a request: the policies. Pure; called by `gateway.exchange`.
+
+The prefix policy charges each replica what the request would cost there, in prefilled tokens:
+
+    cost = 1.2 * waiting prefill + (1 + alpha * running streams) * own uncached prefill
+           * (1 + (cached + uncached / 2) / 50,000)            # attention grows with the context
+
+The replica's prefill rate cancels out, so nothing needs calibrating. alpha is the weight of the
+streams that a prefill holds up: 0 gives the shortest time to first token, 0.25 the steadiest
+streams. Evidence in docs/gateway.md, Routing.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol, cast
+
+from gateway.prefix import Block, PrefixIndex
+
+WAITING_WEIGHT = 1.2
+ATTENTION_TOKENS = 50_000.0
+ALPHAS = {"latency": 0.0, "balanced": 0.1, "throughput": 0.25}
+BOUNDED_LOAD_FACTOR = 1.25
+SLOW_START_RATIO = 0.25
+"""Share of the mean load that a replica in slow start may hold."""
+
+_SECOND_BLOCK = 8
+"""Prefix blocks to look past when hashing a prompt: what all prompts share (a system prompt, a
+template) would send every request to one replica."""
+
+
+class _Circuit(Protocol):
+    def is_slow(self, now: float) -> bool: ...
+
+
+class Candidate(Protocol):
+    """What a policy looks at in a replica."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def pending_tokens(self) -> int: ...
+    @property
+    def streams(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def breaker(self) -> _Circuit: ...
+
+
+@dataclass(slots=True)
+class Ask:
+    """What a policy needs to know of the request."""
+
+    blocks: Sequence[Block]
+    block_tokens: float
+    prompt_tokens: int
+    session: str
+    now: float
+    turn: int = 0
+    """How many requests the deployment had before: for round robin."""
+    alpha: float = ALPHAS["balanced"]
+
+
+@dataclass(slots=True)
+class Choice[C: Candidate]:
+    """The replica, why, and how much of the prompt it must still prefill."""
+
+    replica: C
+    reason: str
+    uncached_tokens: int
+
+
+type Policy = Callable[[Sequence[Candidate], Ask, dict[str, int]], tuple[Candidate, str]]
+
+
+def choose[C: Candidate](
+    policy: str, candidates: Sequence[C], ask: Ask, prefixes: PrefixIndex
+) -> Choice[C]:
+    """Return the replica for `ask`. `candidates` are those with a free slot, at least one."""
+    depths = prefixes.match(ask.blocks) if ask.blocks else {}
+    if len(candidates) == 1:
+        return _result(candidates[0], "only", ask, depths)
+    able = _not_ramping(candidates, ask.now)
+    if ask.session:
+        replica, name = _by_hash(able, ask, depths)
+        return _result(cast(C, replica), f"session {name}", ask, depths)
+    replica, name = POLICIES.get(policy, _by_prefix)(able, ask, depths)
+    return _result(cast(C, replica), name, ask, depths)
+
+
+def _result[C: Candidate](replica: C, reason: str, ask: Ask, depths: dict[str, int]) -> Choice[C]:
+    cached = _cached_tokens(replica, ask, depths)
+    return Choice(
+        replica,
+        f"{reason}; cached={cached}/{ask.prompt_tokens}"
+        f" pending={replica.pending_tokens} in_flight={replica.in_flight}",
+        ask.prompt_tokens - cached,
+    )
+
+
+def _cached_tokens(replica: Candidate, ask: Ask, depths: dict[str, int]) -> int:
+    """Tokens the replica need not prefill; the engine always computes the last one."""
+    matched = int(depths.get(replica.id, 0) * ask.block_tokens)
+    return max(0, min(matched, ask.prompt_tokens - 1))
+
+
+def _not_ramping[C: Candidate](candidates: Sequence[C], now: float) -> Sequence[C]:
+    """Leave out replicas in slow start that already hold their share."""
+    slow = [c for c in candidates if c.breaker.is_slow(now)]
+    if not slow or len(slow) == len(candidates):
+        return candidates
+    settled = [c for c in candidates if c not in slow]
+    mean_pending = sum(c.pending_tokens for c in settled) / len(settled)
+    mean_in_flight = sum(c.in_flight for c in settled) / len(settled)
+    return settled + [
+        c
+        for c in slow
+        if c.pending_tokens <= SLOW_START_RATIO * mean_pending
+        and c.in_flight <= SLOW_START_RATIO * mean_in_flight
+    ]
+
+
+def _by_prefix(
+    candidates: Sequence[Candidate], ask: Ask, depths: dict[str, int]
+) -> tuple[Candidate, str]:
+    prompt, block_tokens, alpha = ask.prompt_tokens, ask.block_tokens, ask.alpha
+    best, ties = float("inf"), [candidates[0]]
+    for replica in candidates:
+        cached = depths.get(replica.id, 0) * block_tokens
+        uncached = max(1.0, prompt - cached)
+        own = uncached * (1.0 + (cached + uncached / 2) / ATTENTION_TOKENS)
+        cost = WAITING_WEIGHT * replica.pending_tokens + (1.0 + alpha * replica.streams) * own
+        if cost < best:
+            best, ties = cost, [replica]
+        elif cost == best:
+            ties.append(replica)
+    return (ties[0] if len(ties) == 1 else random.choice(ties)), "prefix"
+
+
+def _by_fewest(
+    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, int]
+) -> tuple[Candidate, str]:
+    fewest = min(c.in_flight for c in candidates)
+    return random.choice([c for c in candidates if c.in_flight == fewest]), "least-in-flight"
+
+
+def _by_two(
+    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, int]
+) -> tuple[Candidate, str]:
+    first, second = random.sample(candidates, 2)
+    return (first if first.in_flight <= second.in_flight else second), "power-of-two"
+
+
+def _by_turn(
+    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, int]
+) -> tuple[Candidate, str]:
+    return candidates[ask.turn % len(candidates)], "round-robin"
+
+
+def _by_hash(
+    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, int]
+) -> tuple[Candidate, str]:
+    """Highest random weight with bounded load.
+
+    Every gateway process comes to the same answer without talking to the others, and a replica
+    that comes or goes moves only its own share.
+    """
+    key = _hash_key(ask)
+    bound = (sum(c.in_flight for c in candidates) + 1) / len(candidates) * BOUNDED_LOAD_FACTOR
+    ranked = sorted(candidates, key=lambda c: _mix(key ^ c.seed), reverse=True)
+    for place, replica in enumerate(ranked):
+        if replica.in_flight + 1 <= bound:
+            return replica, "hash" if place == 0 else f"hash+{place}"
+    return ranked[0], "hash"
+
+
+def _hash_key(ask: Ask) -> int:
+    if ask.session:
+        return int.from_bytes(blake2b(ask.session.encode(), digest_size=8).digest())
+    if not ask.blocks:
+        return random.getrandbits(64)
+    block = ask.blocks[min(_SECOND_BLOCK, len(ask.blocks)) - 1]
+    return block if isinstance(block, int) else int.from_bytes(block)
+
+
+def _mix(value: int) -> int:
+    """Scramble 64 bits (the finalizer of splitmix64)."""
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return value ^ (value >> 31)
+
+
+POLICIES: dict[str, Policy] = {
+    "prefix": _by_prefix,
+    "least-in-flight": _by_fewest,
+    "power-of-two": _by_two,
+    "round-robin": _by_turn,
+    "bounded-hash": _by_hash,
+}

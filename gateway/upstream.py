@@ -1,0 +1,336 @@
+"""Pooled HTTP/1.1 connections to one replica, over TCP, TLS or a Unix socket.
+
+Callback style, no task per request: a `Sink` is told of the answer's head, its body as it comes,
+and its end or loss. A connection carries one request at a time and goes back to the pool only
+after an answer that ended cleanly. Request heads are built here from fixed parts alone, so nothing
+of a client's framing or headers reaches an engine.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httptools
+
+IDLE_SECONDS = 4.0
+"""uvicorn, in front of vLLM, closes idle connections after 5 s; ours go first."""
+
+MOST_IDLE = 128
+"""Idle connections kept per replica."""
+
+
+class UpstreamError(Exception):
+    """The replica could not be reached, or its answer broke off."""
+
+    def __init__(self, message: str, *, was_sent: bool, was_reused: bool = False) -> None:
+        super().__init__(message)
+        self.was_sent = was_sent
+        """False if no byte of the request can have been acted upon."""
+        self.was_reused = was_reused
+        """True if an idle connection turned out to be dead before any byte of an answer came."""
+
+
+class Sink(Protocol):
+    """Who receives an answer."""
+
+    def connected(self, connection: "UpstreamConnection") -> None:
+        """A connection is there: send on it."""
+
+    def answer_began(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """The head is there."""
+
+    def answer_data(self, data: bytes) -> None:
+        """A piece of the body is there."""
+
+    def answer_ended(self) -> None:
+        """The answer is complete."""
+
+    def answer_lost(self, error: UpstreamError) -> None:
+        """No (more) answer will come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a replica answers."""
+
+    host: str
+    port: int
+    unix: str
+    prefix: str
+    tls: bool
+
+
+def parse_url(url: str) -> Address:
+    """Return the address in `http(s)://host[:port][/prefix]` or `unix:/path`.
+
+    Raises ValueError naming what is wrong.
+    """
+    if url.startswith("unix:"):
+        path = url[5:]
+        if not path.startswith("/"):
+            raise ValueError(f"{url!r}: a Unix socket needs an absolute path, as unix:/run/x.sock")
+        return Address("", 0, path, "", tls=False)
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!r} is neither http://host:port nor unix:/path")
+    tls = parts.scheme == "https"
+    port = parts.port or (443 if tls else 80)
+    if any(c.isspace() or ord(c) < 33 for c in url):
+        raise ValueError(f"{url!r} holds blanks or control characters")
+    return Address(parts.hostname, port, "", parts.path.rstrip("/"), tls)
+
+
+class Pool:
+    """Connections to one address."""
+
+    def __init__(
+        self, address: Address, *, api_key: str, connect_seconds: float, host: str = "replica"
+    ) -> None:
+        """`host` is the Host header, fixed: never what a client sent."""
+        self.address = address
+        self._host = host
+        self.api_key = api_key
+        self._connect_seconds = connect_seconds
+        self._idle: list[UpstreamConnection] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._tls = ssl.create_default_context() if address.tls else None
+
+    def open(self, sink: Sink, *, fresh: bool = False) -> Callable[[], None]:
+        """Give `sink` a connection, at once if one is idle. Returns how to call it off."""
+        while self._idle and not fresh:
+            connection = self._idle.pop()
+            if connection.is_usable(time.monotonic() - IDLE_SECONDS):
+                connection.begin(sink)
+                sink.connected(connection)
+                return _nothing
+            connection.close()
+        task = asyncio.get_running_loop().create_task(self._connect(sink))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+        def call_off() -> None:
+            task.cancel()
+
+        return call_off
+
+    def head(self, method: str, path: str, fields: bytes, body_bytes: int) -> bytes:
+        """Return a request head; `fields` are whole header lines."""
+        authorization = f"authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
+        return (
+            (
+                f"{method} {self.address.prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\n"
+                f"content-length: {body_bytes}\r\n{authorization}"
+            ).encode("latin-1")
+            + fields
+            + b"\r\n"
+        )
+
+    def give_back(self, connection: "UpstreamConnection") -> None:
+        """Take a connection whose answer ended cleanly."""
+        if len(self._idle) < MOST_IDLE:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def sweep(self) -> None:
+        """Close what has been idle too long."""
+        oldest = time.monotonic() - IDLE_SECONDS
+        kept = []
+        for connection in self._idle:
+            if connection.is_usable(oldest):
+                kept.append(connection)
+            else:
+                connection.close()
+        self._idle = kept
+
+    def close_idle(self) -> None:
+        """Close all idle connections."""
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+
+    @property
+    def idle_count(self) -> int:
+        """Idle connections held."""
+        return len(self._idle)
+
+    async def _connect(self, sink: Sink) -> None:
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                connection = await self._dial()
+        except (OSError, TimeoutError) as error:
+            reason = str(error) or "no connection in time"
+            sink.answer_lost(UpstreamError(reason, was_sent=False))
+            return
+        connection.begin(sink)
+        sink.connected(connection)
+
+    async def _dial(self) -> "UpstreamConnection":
+        loop, address = asyncio.get_running_loop(), self.address
+        if address.unix:
+            _, connection = await loop.create_unix_connection(
+                lambda: UpstreamConnection(self), address.unix
+            )
+            return connection
+        _, connection = await loop.create_connection(
+            lambda: UpstreamConnection(self), address.host, address.port, ssl=self._tls
+        )
+        return connection
+
+
+def _nothing() -> None:
+    """Nothing to call off."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to a replica."""
+
+    __slots__ = (
+        "_began",
+        "_ended",
+        "_headers",
+        "_is_paused",
+        "_parser",
+        "_sink",
+        "_status",
+        "_transport",
+        "_uses",
+        "idle_since",
+        "pool",
+    )
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._sink: Sink | None = None
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._status = 0
+        self._began = False
+        self._ended = False
+        self._is_paused = False
+        self._uses = 0
+        self.idle_since = 0.0
+
+    # --- Used by the pool and by sinks -------------------------------------------------------
+
+    def begin(self, sink: Sink) -> None:
+        """Make ready for one request of `sink`."""
+        self._sink = sink
+        self._headers = {}
+        self._began = self._ended = False
+        self._uses += 1
+
+    def send(self, head: bytes, body: bytes) -> None:
+        """Send one whole request."""
+        if len(body) < 65536:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    def is_usable(self, oldest: float) -> bool:
+        """True if the connection is open and has not been idle since before `oldest`."""
+        return not self._transport.is_closing() and self.idle_since >= oldest
+
+    def pause(self) -> None:
+        """Stop reading: the client does not keep up."""
+        if not self._is_paused and not self._transport.is_closing():
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._is_paused:
+            self._is_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def cancel(self) -> None:
+        """Drop the request: closing the connection makes the engine abort it."""
+        self._sink = None
+        self._transport.abort()
+
+    def close(self) -> None:
+        """Close without a request under way."""
+        self._sink = None
+        self._transport.close()
+
+    # --- asyncio.Protocol --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._sink is None:
+            self._transport.abort()  # an answer that nobody asked for
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._lose(f"the answer is not HTTP: {error}")
+            return
+        if self._ended:
+            self._finish()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._sink is None:
+            return
+        if self._began and not self._is_framed() and exc is None:
+            self._ended = True
+            self._finish(reusable=False)
+        else:
+            self._lose(str(exc) if exc else "the replica closed the connection")
+
+    # --- httptools ---------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._status = self._parser.get_status_code()
+        if self._status < 200:
+            self._headers = {}
+            return
+        self._began = True
+        if self._sink is not None:
+            self._sink.answer_began(self._status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        if self._sink is not None:
+            self._sink.answer_data(body)
+
+    def on_message_complete(self) -> None:
+        if self._status >= 200:
+            self._ended = True
+
+    # --- Ends --------------------------------------------------------------------------------
+
+    def _is_framed(self) -> bool:
+        return b"content-length" in self._headers or b"transfer-encoding" in self._headers
+
+    def _finish(self, *, reusable: bool = True) -> None:
+        sink, self._sink = self._sink, None
+        self._ended = False
+        self.resume()
+        if reusable and self._parser.should_keep_alive() and not self._transport.is_closing():
+            self.pool.give_back(self)
+        else:
+            self._transport.close()
+        if sink is not None:
+            sink.answer_ended()
+
+    def _lose(self, reason: str) -> None:
+        sink, self._sink = self._sink, None
+        self._transport.abort()
+        if sink is not None:
+            stale = self._uses > 1 and not self._began
+            sink.answer_lost(UpstreamError(reason, was_sent=True, was_reused=stale))
