@@ -49,7 +49,9 @@ class StageMark:
 
 
 class Engine(Protocol):
-    kind: EngineKind
+    @property
+    def kind(self) -> EngineKind:
+        """Return which engine this is."""
 
     def default_image(self, device: str) -> str:
         """Return the image for `device`; operators override it by HEARTH_ENGINE_IMAGE_<DEVICE>."""

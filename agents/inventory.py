@@ -1,0 +1,177 @@
+"""What this host is and how busy it is: CPU, memory, disk, GPUs by NVML.
+
+`Host.inventory` is the whole picture, made at enrolment and when it changes; `Host.sample` is one
+second's numbers. NVML is loaded only where its library is: the binding alone costs 8 MB.
+"""
+
+import ctypes
+import importlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from agents.wire import GpuInfo, HostSample, Inventory, RuntimeKind
+
+AGENT_VERSION = "0.1.0"
+NVML_LIBRARY = "libnvidia-ml.so.1"
+
+
+class Gpus:
+    """The GPUs that NVML knows; without a driver there are none."""
+
+    def __init__(self) -> None:
+        self._nvml = _load_nvml()
+
+    @property
+    def driver_version(self) -> str:
+        return _text(self._ask("nvmlSystemGetDriverVersion")) if self._nvml else ""
+
+    def read(self) -> tuple[GpuInfo, ...]:
+        """Return every GPU that answers. Blocks for a few milliseconds a GPU."""
+        count = self._ask("nvmlDeviceGetCount") if self._nvml else 0
+        found = (self._read_one(index) for index in range(count or 0))
+        return tuple(gpu for gpu in found if gpu is not None)
+
+    def _read_one(self, index: int) -> GpuInfo | None:
+        """Return one GPU, None if it has fallen off the bus."""
+        handle = self._ask("nvmlDeviceGetHandleByIndex", index)
+        uuid = self._ask("nvmlDeviceGetUUID", handle)
+        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        if uuid is None or memory is None:
+            return None
+        capability = self._ask("nvmlDeviceGetCudaComputeCapability", handle)
+        utilization = self._ask("nvmlDeviceGetUtilizationRates", handle)
+        milliwatts = self._ask("nvmlDeviceGetPowerUsage", handle)
+        celsius = self._ask("nvmlDeviceGetTemperature", handle, 0)  # 0: the chip's own sensor
+        return GpuInfo(
+            uuid=_text(uuid),
+            index=index,
+            name=_text(self._ask("nvmlDeviceGetName", handle)),
+            memory_total_bytes=memory.total,
+            memory_used_bytes=memory.used,
+            compute_capability=".".join(map(str, capability)) if capability else "",
+            utilization_ratio=None if utilization is None else utilization.gpu / 100,
+            power_watts=None if milliwatts is None else milliwatts / 1000,
+            temperature_celsius=None if celsius is None else float(celsius),
+        )
+
+    def _ask(self, function: str, *arguments: object) -> Any:  # noqa: ANN401
+        """Return what NVML answers, None if this GPU or driver cannot tell."""
+        if self._nvml is None or None in arguments:
+            return None
+        try:
+            return getattr(self._nvml, function)(*arguments)
+        except self._nvml.NVMLError:
+            return None
+
+
+class Host:
+    """This host. `runtime` and `runtime_reason` say how it runs replicas."""
+
+    def __init__(
+        self, data_dir: Path, gpus: Gpus, runtime: RuntimeKind, runtime_reason: str
+    ) -> None:
+        self.runtime = runtime
+        self.runtime_reason = runtime_reason
+        self._data_dir = data_dir
+        self._gpus = gpus
+        psutil.cpu_percent(None)  # the first reading only sets the mark for the next
+
+    @property
+    def has_gpus(self) -> bool:
+        return bool(self._gpus.read())
+
+    def inventory(self, engine_versions: dict[str, str], relay_url: str) -> Inventory:
+        memory = psutil.virtual_memory()
+        disk = psutil.disk_usage(str(self._data_dir))
+        return Inventory(
+            hostname=platform.node(),
+            os=_os_name(),
+            architecture=platform.machine(),
+            cpu_model=_cpu_model(),
+            cpu_count=len(os.sched_getaffinity(0)),
+            memory_total_bytes=memory.total,
+            memory_available_bytes=memory.available,
+            disk_total_bytes=disk.total,
+            disk_free_bytes=disk.free,
+            gpus=self._gpus.read(),
+            driver_version=self._gpus.driver_version,
+            agent_version=AGENT_VERSION,
+            runtime=self.runtime,
+            runtime_reason=self.runtime_reason,
+            engine_versions=engine_versions,
+            boot_id=_first_line(Path("/proc/sys/kernel/random/boot_id")),
+            relay_url=relay_url,
+        )
+
+    def sample(self, now: float) -> HostSample:
+        """Return the numbers of this second; CPU since the last call."""
+        memory = psutil.virtual_memory()
+        return HostSample(
+            at=now,
+            cpu_ratio=psutil.cpu_percent(None) / 100,
+            memory_used_bytes=memory.total - memory.available,
+            disk_free_bytes=psutil.disk_usage(str(self._data_dir)).free,
+            gpus=self._gpus.read(),
+        )
+
+
+def lasting(inventory: Inventory) -> tuple[object, ...]:
+    """Return what of `inventory` is worth telling when it changes: not the busy numbers."""
+    gpus = tuple((gpu.uuid, gpu.name, gpu.memory_total_bytes) for gpu in inventory.gpus)
+    return (
+        gpus, inventory.memory_total_bytes, inventory.disk_total_bytes, inventory.driver_version,
+        inventory.runtime, inventory.runtime_reason, inventory.relay_url,
+        tuple(sorted(inventory.engine_versions.items())),
+    )  # fmt: skip
+
+
+def has_nvidia_driver() -> bool:
+    """Return whether NVML's library can be loaded on this host."""
+    try:
+        ctypes.CDLL(NVML_LIBRARY)
+    except OSError:
+        return False
+    return True
+
+
+def _load_nvml() -> Any:  # noqa: ANN401
+    """Return the initialised binding, None where there is no driver."""
+    if not has_nvidia_driver():
+        return None
+    nvml = importlib.import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
+
+
+def _text(value: Any) -> str:  # noqa: ANN401
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        return platform.system()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
