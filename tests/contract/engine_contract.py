@@ -81,7 +81,8 @@ class EngineUnderTest:
     async def until_running(self, wanted: int) -> None:
         """Wait until the engine shows `wanted` running requests."""
         async with asyncio.timeout(SETTLE_SECONDS):
-            while await self.value("vllm:num_requests_running") != wanted:
+            # The engine tells it only when asked.
+            while await self.value("vllm:num_requests_running") != wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
