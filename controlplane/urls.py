@@ -8,13 +8,14 @@ from drf_spectacular.views import SpectacularAPIView
 
 from apps.accounts.urls import api_patterns as accounts
 from apps.catalog.urls import api_patterns as catalog
+from apps.deployments.urls import api_patterns as deployments
 from apps.fleet.urls import api_patterns as fleet
 from controlplane.health import livez, readyz
 from controlplane.reference import reference
 from controlplane.unknown import unknown_address
 
 urlpatterns = [
-    path("api/v1/", include([*catalog, *fleet, *accounts])),
+    path("api/v1/", include([*catalog, *deployments, *fleet, *accounts])),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),
     re_path(r"^api(/.*)?$", unknown_address),

@@ -47,6 +47,8 @@ class ClaimLost(Exception):
 class IdempotentWrites(APIView):
     """A view whose writes may be repeated safely with the same `Idempotency-Key`."""
 
+    honours_idempotency_key = True
+
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
         """Let the request in, and put the memory of answers in front of its handler."""
         super().initial(request, *args, **kwargs)

@@ -1,0 +1,150 @@
+"""What an order would become, without ordering it: variant, answer of each host, cost, changes.
+
+Reads only; raises the same Problems as the order itself, except that an order which fits nowhere
+is an answer here and no error.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from agents.wire import EngineKind, EngineSpec
+from apps.catalog.entry import Device
+from apps.catalog.fit import HostFit
+from apps.deployments import naming, recipes
+from apps.deployments.models import Deployment, Revision
+from apps.deployments.orders import NewDeployment
+from apps.deployments.recipes import Recipe
+from apps.deployments.room import fit_rooms
+from apps.fleet.models import Host
+from apps.fleet.prices import share_of_host
+from apps.fleet.queries import inventory_of, price_book, price_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostAnswer:
+    """What one host says to the order."""
+
+    fit: HostFit
+    cost_per_hour_usd: float | None
+    """Of one replica here: its share of the host's price. None where it does not fit."""
+    price_is_default: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One setting that the order would change. `field` as `settings.max_model_len`."""
+
+    field: str
+    live: Any
+    planned: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the order would become."""
+
+    fits: bool
+    name: str
+    catalog: str
+    recipe: Recipe
+    hosts: tuple[HostAnswer, ...]
+    cost_per_hour_usd: float | None
+    """Of all wanted replicas at the first host that fits."""
+    differences: tuple[Difference, ...]
+
+    @property
+    def simulated(self) -> bool:
+        return self.recipe.spec.engine is EngineKind.SIMULATOR
+
+
+def plan(order: NewDeployment) -> Plan:
+    """Return what `order` would become now. Raises Problem 400 for what is wrong in it."""
+    if order.name is not None:
+        naming.check(order.name)
+    hoping = replace(order, placement=replace(order.placement, wait=True))
+    recipe = recipes.cook(hoping)
+    simulated = recipe.spec.engine is EngineKind.SIMULATOR
+    hosts = _answers(_simulated_fits(recipe) if simulated else recipes.fits(order))
+    fitting = [host for host in hosts if host.fit.fits]
+    wanted = 1 if order.scaling.min_replicas is None else order.scaling.min_replicas
+    first = fitting[0].cost_per_hour_usd if fitting else None
+    return Plan(
+        fits=bool(fitting),
+        name=order.name or _next_name(order.catalog),
+        catalog=order.catalog,
+        recipe=recipe,
+        hosts=hosts,
+        cost_per_hour_usd=None if first is None else first * wanted,
+        differences=_differences(order.name, recipe),
+    )
+
+
+def _next_name(catalog: str) -> str:
+    alike = Deployment.objects.filter(name__startswith=naming.base_name(catalog))
+    return naming.free_name(catalog, alike.values_list("name", flat=True))
+
+
+def _simulated_fits(recipe: Recipe) -> tuple[HostFit, ...]:
+    """Return the answer of every host to a simulated replica, which loads no model."""
+    return tuple(
+        HostFit(
+            host=room.name,
+            variant=recipe.variant,
+            device=Device.CPU,
+            fits=True,
+            reason=recipe.reason,
+            reserve_bytes=recipe.need["total_bytes"],
+        )
+        for room in fit_rooms()
+    )
+
+
+def _answers(fits: tuple[HostFit, ...]) -> tuple[HostAnswer, ...]:
+    rows = {host.name: host for host in Host.objects.filter(name__in=[f.host for f in fits])}
+    book = price_book()
+    answers = []
+    for fit in fits:
+        price, is_default = price_of(rows[fit.host], book)
+        cost = float(price * _share(fit, rows[fit.host])) if fit.fits else None
+        answers.append(HostAnswer(fit=fit, cost_per_hour_usd=cost, price_is_default=is_default))
+    return tuple(answers)
+
+
+def _share(fit: HostFit, host: Host) -> Decimal:
+    inventory = inventory_of(host)
+    return share_of_host(
+        gpus=len(fit.gpu_uuids),
+        host_gpus=len(inventory.gpus),
+        memory_bytes=fit.reserve_bytes,
+        host_memory_bytes=inventory.memory_total_bytes,
+    )
+
+
+def _differences(name: str | None, recipe: Recipe) -> tuple[Difference, ...]:
+    """Return what differs from the newest revision of the deployment `name`, if there is one."""
+    if name is None:
+        return ()
+    newest = Revision.objects.filter(deployment__name=name).order_by("-number").first()
+    if newest is None:
+        return ()
+    live = {"variant": newest.variant, **_flat(msgspec.convert(newest.spec, EngineSpec))}
+    planned = {"variant": recipe.variant, **_flat(recipe.spec)}
+    return tuple(
+        Difference(field=field, live=live.get(field), planned=planned.get(field))
+        for field in sorted({*live, *planned})
+        if live.get(field) != planned.get(field)
+    )
+
+
+def _flat(spec: EngineSpec) -> dict[str, Any]:
+    """Return the comparable parts of a spec, as `{"settings.max_model_len": 4096}`."""
+    parts: Mapping[str, Any] = msgspec.to_builtins(spec)
+    flat = {name: parts.get(name) for name in ("engine", "device", "task", "memory_bytes")}
+    flat["weights"] = parts["weights"]["source"]
+    for group in ("settings", "simulator"):
+        flat |= {f"{group}.{key}": value for key, value in parts.get(group, {}).items()}
+    return flat

@@ -1,0 +1,156 @@
+"""Deployments, replicas and revisions as the API's JSON. Makes no query of its own.
+
+Plain dictionaries in the shapes of `serializers`; a test holds the two together.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from agents.wire import EngineSpec
+from apps.deployments.dry_run import HostAnswer, Plan
+from apps.deployments.models import Deployment, Replica, Revision
+from apps.deployments.queries import StartProgress, status_of
+from apps.deployments.states import ReplicaPhase
+from apps.telemetry.numbers import FleetNumbers, Flow, ReplicaNumbers
+
+
+def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str) -> dict[str, Any]:
+    """Return the JSON of a row of `queries.deployments()`."""
+    status = status_of(deployment)
+    scaling = deployment.scaling
+    return {
+        "id": deployment.id,
+        "name": deployment.name,
+        "catalog": deployment.catalog_slug,
+        "task": status.task,
+        "variant": status.variant,
+        "engine": {**status.settings, "kind": status.engine},
+        "simulated": status.simulated,
+        "desired": deployment.desired,
+        "phase": status.phase,
+        "reason": status.reason,
+        "revision": status.revision,
+        "newest_revision": status.newest_revision,
+        "ready_replicas": status.ready_replicas,
+        "wanted_replicas": status.wanted_replicas,
+        "progress": None if status.progress is None else _progress(status.progress),
+        "scaling": {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_concurrency": scaling.target_concurrency,
+        },
+        "resources": deployment.resources,
+        "placement": deployment.placement,
+        "endpoint": endpoint,
+        "live": _live(numbers.deployments.get(deployment.name, Flow()), stale=numbers.stale),
+        "generation": deployment.generation,
+        "observed_generation": deployment.observed_generation,
+        "created_by": deployment.created_by,
+        "created_at": deployment.created_at,
+        "changed_at": deployment.changed_at,
+    }
+
+
+def _progress(progress: StartProgress) -> dict[str, Any]:
+    return {
+        "phase": progress.phase,
+        "stage": progress.stage,
+        "ratio": progress.ratio,
+        "eta_seconds": progress.eta_seconds,
+        "stage_seconds": progress.stage_seconds,
+        "replica": progress.replica_id,
+    }
+
+
+def _live(flow: Flow, *, stale: bool) -> dict[str, Any]:
+    return {
+        "stale": stale,
+        "in_flight": flow.in_flight,
+        "queued": flow.queued,
+        "requests_per_second": flow.requests_per_second,
+        "tokens_per_second": flow.output_tokens_per_second,
+        "ttft_p50_seconds": flow.ttft_p50_seconds,
+        "ttft_p95_seconds": flow.ttft_p95_seconds,
+        "prefix_cache_hit_ratio": flow.prefix_cache_hit_ratio,
+    }
+
+
+_REPLICA_COLUMNS = (
+    "id", "phase", "phase_at", "desired", "reason", "code", "exit_code", "failures", "retry_at",
+    "restarts", "created_at", "ready_at", "stage_seconds", "progress", "gpu_uuids", "memory_bytes",
+    "runtime", "runtime_ref", "engine_version", "kv_cache_tokens",
+)  # fmt: skip
+
+
+def replica_row(replica: Replica, numbers: FleetNumbers) -> dict[str, Any]:
+    """Return the JSON of a replica that was read with its host and revision."""
+    return {
+        **{name: getattr(replica, name) for name in _REPLICA_COLUMNS},
+        "revision": replica.revision.number,
+        "host": replica.host.name if replica.host else None,
+        "log_tail": replica.log_tail if replica.phase == ReplicaPhase.FAILED else [],
+        "live": _replica_live(numbers.replicas.get(str(replica.id), ReplicaNumbers())),
+    }
+
+
+def _replica_live(numbers: ReplicaNumbers) -> dict[str, Any]:
+    return {
+        **_live(numbers.flow, stale=False),
+        "running": numbers.running,
+        "waiting": numbers.waiting,
+        "kv_cache_usage_ratio": numbers.kv_cache_usage_ratio,
+        "memory_bytes": numbers.memory_bytes,
+    }
+
+
+def revision_row(revision: Revision, live: set[int]) -> dict[str, Any]:
+    """Return the JSON of a revision; `live` holds the numbers of those that serve."""
+    spec = msgspec.convert(revision.spec, EngineSpec)
+    return {
+        "number": revision.number,
+        "live": revision.number in live,
+        "variant": revision.variant,
+        "device": revision.device,
+        "engine": {**revision.settings, "kind": revision.engine},
+        "settings": msgspec.to_builtins(spec.settings),
+        "need": revision.need,
+        "created_by": revision.created_by,
+        "created_at": revision.created_at,
+    }
+
+
+def plan_row(plan: Plan) -> dict[str, Any]:
+    """Return the JSON of a dry run."""
+    recipe = plan.recipe
+    return {
+        "fits": plan.fits,
+        "catalog": plan.catalog,
+        "name": plan.name,
+        "variant": recipe.variant,
+        "device": recipe.spec.device,
+        "simulated": plan.simulated,
+        "reason": recipe.reason,
+        "engine": msgspec.to_builtins(recipe.spec.settings),
+        "need": recipe.need,
+        "hosts": [_host_answer(answer) for answer in plan.hosts],
+        "cost_per_hour_usd": plan.cost_per_hour_usd,
+        "differences": [asdict(difference) for difference in plan.differences],
+    }
+
+
+def _host_answer(answer: HostAnswer) -> dict[str, Any]:
+    fit = answer.fit
+    return {
+        "host": fit.host,
+        "fits": fit.fits,
+        "variant": fit.variant,
+        "device": fit.device,
+        "reason": fit.reason,
+        "reserve_bytes": fit.reserve_bytes,
+        "missing_bytes": fit.missing_bytes,
+        "gpus": len(fit.gpu_uuids),
+        "cost_per_hour_usd": answer.cost_per_hour_usd,
+        "price_is_default": answer.price_is_default,
+    }

@@ -1,0 +1,32 @@
+"""Addresses of deployments and events, relative to `/api/v1/`."""
+
+from django.urls import URLPattern, path
+
+from apps.deployments import api, api_parts
+
+_ONE = "deployments/<str:name>/"
+
+api_patterns: list[URLPattern] = [
+    path("deployments/", api.DeploymentList.as_view(), name="deployments-list"),
+    path("deployments/plan/", api.DeploymentPlan.as_view(), name="deployments-plan"),
+    path(_ONE, api.DeploymentDetail.as_view(), name="deployments-detail"),
+    path(f"{_ONE}start/", api.DeploymentStart.as_view(), name="deployments-start"),
+    path(f"{_ONE}stop/", api.DeploymentStop.as_view(), name="deployments-stop"),
+    path(f"{_ONE}rollback/", api.DeploymentRollback.as_view(), name="deployments-rollback"),
+    path(f"{_ONE}replicas/", api_parts.ReplicaList.as_view(), name="deployments-replicas"),
+    path(
+        f"{_ONE}replicas/<str:replica_id>/restart/",
+        api_parts.ReplicaRestart.as_view(),
+        name="deployments-replicas-restart",
+    ),
+    path(f"{_ONE}revisions/", api_parts.RevisionList.as_view(), name="deployments-revisions"),
+    path(f"{_ONE}events/", api_parts.DeploymentEvents.as_view(), name="deployments-events"),
+    path(f"{_ONE}decisions/", api_parts.DecisionList.as_view(), name="deployments-decisions"),
+    path(f"{_ONE}logs/", api_parts.DeploymentLog.as_view(), name="deployments-logs"),
+    path("events/", api_parts.EventList.as_view(), name="events-list"),
+    path(
+        "hosts/<str:name>/declare-lost/",
+        api_parts.HostDeclareLost.as_view(),
+        name="hosts-declare-lost",
+    ),
+]
