@@ -184,7 +184,7 @@ def stand_in_image(docker_engine: PrivateDocker, engine_image: str) -> str:
 async def _bring_image(daemon: PrivateDocker, saved: Path) -> None:
     environ = os.environ | {"DOCKER_HOST": daemon.address}
     async with locks.held(saved.with_suffix(".lock")):
-        if not saved.exists():
+        if not await asyncio.to_thread(saved.exists):
             _run([str(BUILD_IMAGE), ENGINE_IMAGE], environ)
             partial = saved.with_suffix(".partial")
             _run(["docker", "save", "--output", str(partial), ENGINE_IMAGE], environ)
