@@ -85,10 +85,17 @@ async def _leave(given: Settings, store: Store) -> int:
     all_ended = await end.stop_all(leaving, longest_seconds=ending.QUICK_SECONDS)
     if leaving and not staying:
         stop_relay(given.data_dir)
-    if (serving := await end.count(staying)) > 0:
-        are = "1 replica keeps" if serving == 1 else f"{serving} replicas keep"
-        sys.stdout.write(f"{are} serving; the next start of this agent adopts what runs\n")
+    for runtime in staying:
+        if (serving := await end.count([runtime])) > 0:
+            sys.stdout.write(_who_stays(serving, runtime.kind))
     return 0 if all_ended else 1
+
+
+def _who_stays(count: int, kind: RuntimeKind) -> str:
+    who = "1 replica" if count == 1 else f"{count} replicas"
+    where = "in containers" if kind is RuntimeKind.DOCKER else "in processes"
+    keeps = "keeps" if count == 1 else "keep"
+    return f"hearth-agent: {who} {where} {keeps} serving; the next start adopts what runs\n"
 
 
 async def _drain_and_stop(given: Settings, store: Store) -> int:

@@ -87,7 +87,7 @@ class Agent:
         """Run until cancelled. Raises Fenced, in an ExceptionGroup, when another took over."""
         await self._parts.sight.look()
         self._route()
-        await self._parts.relay.begin()
+        self._parts.relay.on_move = self._relay_moved
         async with asyncio.TaskGroup() as group:
             self._take_up(group)
             for name, loop in (
@@ -264,6 +264,12 @@ class Agent:
                     for item in sorted(running, key=lambda item: item.generation)
                 }
             )
+
+    def _relay_moved(self) -> None:
+        """The relay listens somewhere else: the endpoints say so."""
+        for supervisor in self._supervisors.values():
+            supervisor.status.relay(self._parts.relay.url)
+        self._reporter.tell()
 
     def _is_away(self) -> bool:
         """Return whether the control plane has been silent for long enough to act alone."""

@@ -19,7 +19,7 @@ from agents.ground import Ground
 from agents.journal import Move, Past
 from agents.runtimes.base import Instance, Launch, Runtime, RuntimeFault
 from agents.status import Status, clipped
-from agents.wire import Endpoint, ObservedPhase, ReplicaOrder, RuntimeKind
+from agents.wire import ObservedPhase, ReplicaOrder, RuntimeKind
 
 KILL_GRACE_SECONDS = 3.0
 """For an instance that is given up: it does not serve, so there is nothing to drain."""
@@ -174,13 +174,10 @@ class Hands:
             return (f"(the log cannot be read: {fault})",)
 
     def _say_where(self, instance: Instance) -> None:
-        relay = self._ground.relay_url()
-        endpoint = Endpoint(
-            address=self._address(instance),
-            relay_url=f"{relay}/r/{self._replica_id}" if relay else "",
-        )
         runtime = self._ground.sight.runtime_of(instance)
-        self._status.runs(runtime.kind, instance.ref, endpoint)
+        self._status.runs(
+            runtime.kind, instance.ref, self._address(instance), self._ground.relay_url()
+        )
 
     def _address(self, instance: Instance) -> str:
         return standing.address(self._ground.run_root, self._replica_id, instance.generation)

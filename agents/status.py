@@ -64,9 +64,20 @@ class Status:
         if seconds != self.report.stage_seconds:
             self._change(stage_seconds=seconds)
 
-    def runs(self, runtime: RuntimeKind, ref: str, endpoint: Endpoint) -> None:
-        """Say where the instance runs and listens."""
+    def runs(self, runtime: RuntimeKind, ref: str, address: str, relay_url: str) -> None:
+        """Say where the instance runs and listens; `relay_url` is the relay's base address."""
+        endpoint = Endpoint(address=address, relay_url=self._at_relay(relay_url))
         self._change(runtime=runtime, runtime_ref=ref, endpoint=endpoint)
+
+    def relay(self, relay_url: str) -> None:
+        """Say that the relay listens at `relay_url` now."""
+        endpoint = self.report.endpoint
+        if endpoint is not None:
+            moved = msgspec.structs.replace(endpoint, relay_url=self._at_relay(relay_url))
+            self._change(endpoint=moved)
+
+    def _at_relay(self, relay_url: str) -> str:
+        return f"{relay_url}/r/{self.report.replica_id}" if relay_url else ""
 
     def engine(self, version: str) -> None:
         self._change(engine_version=version)
@@ -76,8 +87,9 @@ class Status:
             self._change(kv_cache_tokens=kv_cache_tokens)
 
     def memory(self, memory_bytes: int | None) -> None:
-        if memory_bytes is not None and memory_bytes != self.report.memory_bytes:
-            self._change(memory_bytes=memory_bytes)
+        """Keep the memory it holds: told with samples and complete reports, no change by itself."""
+        if memory_bytes is not None:
+            self.report = msgspec.structs.replace(self.report, memory_bytes=memory_bytes)
 
     def trouble(self, code: str, reason: str) -> None:
         """Say what is wrong without a change of phase; empty strings: nothing any more."""

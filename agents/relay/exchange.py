@@ -213,8 +213,6 @@ class Front(asyncio.Protocol):
         request = self._request
         if not may_go_on or request is None or not request.is_read:
             self._is_last = True
-        if not self._parser.should_keep_alive():
-            self._is_last = True
         self._next_request()
 
     def broken(self, *, anything_sent: bool) -> None:
@@ -235,7 +233,8 @@ class Front(asyncio.Protocol):
 
     def _next_request(self) -> None:
         self._request = None
-        if self._is_last:
+        if self._is_last or not self._parser.should_keep_alive():
+            self._is_last = True
             self._transport.close()
             return
         self._await_head()

@@ -13,6 +13,7 @@ import signal
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,8 @@ class RelayKeeper:
         self._routes: dict[str, str] = {}
         self._keys: tuple[str, ...] = ()
         self._running: Running | None = None
+        self.on_move: Callable[[], None] = lambda: None
+        """Called when `url` has changed."""
         self._load_config()
 
     @property
@@ -75,26 +78,23 @@ class RelayKeeper:
             self._keys = sha256
             self._write_config()
 
-    async def begin(self) -> None:
-        """Adopt the relay that runs, or start one; fine if neither works yet."""
-        if not (self._plan.data_dir / CONFIG).exists():
-            self._write_config()
-        await self._ensure()
-
     async def run(self) -> None:
-        """Look after the relay for ever."""
+        """Look after the relay for ever: adopt the one that runs, else start one."""
+        self._write_config()
         while True:
+            before = self.url
+            self._running = await self._ensure()
+            if self.url != before:
+                self.on_move()
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
-            await self._ensure()
 
-    async def _ensure(self) -> None:
+    async def _ensure(self) -> Running | None:
         running = read_running(self._plan.data_dir)
         if running is not None and await self._is_ours(running):
-            self._running = running
-            return
+            return running
         if running is not None:
             await self._dismiss(running)
-        self._running = await self._start(running.port if running else 0)
+        return await self._start(running.port if running else 0)
 
     async def _is_ours(self, running: Running) -> bool:
         """Return whether the relay answers, from the code and on the address of this agent."""

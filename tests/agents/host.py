@@ -1,0 +1,112 @@
+"""A whole agent in the test's own loop: real supervisors, store, journal and link, fakes outside.
+
+`AgentHost` keeps what outlives an agent (the folder, the runtime with its engines, the control
+plane), so that a test can kill the agent at any point and start another.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agents.agent import Agent, Parts
+from agents.inventory import Gpus, Host
+from agents.journal import Journal
+from agents.link import Link
+from agents.relay.keeper import RelayKeeper, RelayPlan
+from agents.settings import Policy, Settings
+from agents.sight import Sight
+from agents.store import Store, make_run_root, open_store
+from tests.agents.control_plane import CREDENTIAL, DEADLINE_SECONDS, HOST_ID, ControlPlane
+from tests.agents.fakes import FakeEngine, FakeRuntime, FakeWeights
+
+
+class StillRelay(RelayKeeper):
+    """A relay keeper that starts no process: the relay has tests of its own."""
+
+    @property
+    def url(self) -> str:
+        return "http://relay:1"
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+class AgentHost:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime = FakeRuntime()
+        self.weights = FakeWeights(folder)
+        self.control_plane = ControlPlane()
+        self.agent: Agent | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._store: Store | None = None
+        self._link: Link | None = None
+
+    async def start(self) -> None:
+        """Start an agent, as after a restart of its program."""
+        settings = Settings(command="run", data_dir=self.folder)
+        self._store = store = open_store(self.folder)
+        transport = httpx.ASGITransport(app=self.control_plane)
+        self._link = link = Link("http://control-plane", CREDENTIAL, transport)
+        parts = Parts(
+            host_id=HOST_ID,
+            run_root=make_run_root(settings),
+            policy=Policy(weights_roots=(self.folder,)),
+            store=store,
+            journal=Journal(store.journal_path),
+            link=link,
+            sight=Sight(HOST_ID, [self.runtime]),
+            host=Host(self.folder, Gpus(), self.runtime.kind, "the test says so"),
+            relay=StillRelay(RelayPlan(data_dir=self.folder)),
+            weights=self.weights,
+            engine=lambda _kind: FakeEngine(),
+            engine_command=lambda _kind, _device: ("engine",),
+            engine_versions=lambda: {"vllm": "1.2.3"},
+        )
+        self.agent = Agent(parts)
+        self._task = asyncio.create_task(self.agent.run())
+
+    async def kill(self) -> None:
+        """End the agent with no chance to tidy up: nothing but the disk and the engines stay."""
+        assert self._task is not None
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        assert self._link is not None
+        assert self._store is not None
+        await self._link.close()
+        self._store.close()
+        self._task = None
+
+    async def ended(self) -> BaseException | None:
+        """Wait until the agent ends by itself; return what ended it."""
+        assert self._task is not None
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            with suppress(BaseException):
+                await self._task
+        return self._task.exception()
+
+    async def close(self) -> None:
+        if self._task is not None:
+            await self.kill()
+        await self.runtime.close()
+
+
+@asynccontextmanager
+async def agent_host(folder: Path) -> AsyncIterator[AgentHost]:
+    """Yield a host whose agent has not been started yet."""
+    host = AgentHost(folder)
+    try:
+        yield host
+    finally:
+        await host.close()
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[AgentHost]:
+    async with agent_host(tmp_path / "agent") as made:
+        yield made
