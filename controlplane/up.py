@@ -166,12 +166,15 @@ class Up:
             await self._start_child("redis", _redis_command(self._places))
             await self._until("Redis", REDIS_READY_SECONDS, lambda: _is_socket_up(self._places))
         prepared = await self._prepare()
-        for name, command in _programs(self._places, prepared).items():
-            await self._start_child(name, command)
+        programs = _programs(self._places, prepared)
+        # The page first: the others would only take the processor from it.
         for name, address in (("web", self._places.web), ("gateway", self._places.gateway)):
+            await self._start_child(name, programs.pop(name))
             await self._until(name, READY_SECONDS, _answers(address))
             if self._over.is_set():
                 return
+        for name, command in programs.items():
+            await self._start_child(name, command)
         self._welcome(prepared, time.monotonic() - started)
 
     async def _start_child(self, name: str, command: tuple[str, ...]) -> None:
@@ -266,7 +269,7 @@ class Up:
     def _relay_words_of_agent(self) -> None:
         agent = self._children.get("agent")
         if agent and "container" in agent.last_line():
-            say(agent.last_line().rpartition("hearth-agent: ")[2])
+            say(agent.last_line().removeprefix("hearth-agent: "))
 
 
 def _programs(places: Places, prepared: dict[str, str]) -> dict[str, tuple[str, ...]]:
