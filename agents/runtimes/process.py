@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +64,16 @@ class ProcessRuntime:
         return await self.bring(engine, device, tell)
 
     async def start(self, launch: Launch) -> Instance:
-        """Start `launch`, or return the instance of that name, running or not."""
+        """Start `launch`, or return the instance of that name that already runs.
+
+        One that has ended is replaced, with its log.
+        """
         async with self._locks.setdefault(launch.name, asyncio.Lock()):
             folder = self.state_dir / launch.name
             if (known := _instance(folder)) is not None:
-                return known
+                if known.running:
+                    return known
+                await asyncio.to_thread(_remove, folder)
             await asyncio.to_thread(self._write_launch, folder, launch)
             await _run_shim(folder)
             started = _instance(folder)
@@ -112,7 +118,9 @@ class ProcessRuntime:
 
     def _write_launch(self, folder: Path, launch: Launch) -> None:
         limit = launch.memory_bytes
-        group = cgroups.create(launch.name, limit) if limit and self.use_cgroups else None
+        # Two agents of one user may run replicas of the same name.
+        group_name = f"{launch.name}-{zlib.crc32(bytes(folder)):08x}"
+        group = cgroups.create(group_name, limit) if limit and self.use_cgroups else None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         launch.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         record = {

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 TICK_SECONDS = 1.0
 """How often log size and memory are looked at; the engine's end wakes the shim at once."""
@@ -67,30 +67,40 @@ def _detach(log: str) -> None:
 
 def _spawn(folder: Path, launch: dict[str, Any]) -> int | None:
     """Start the engine; None, with exit.json written, if that cannot be done."""
-    log = os.open(launch["log"], _APPEND, 0o600)
+    failure, failed = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become(launch, failed)
+    os.close(failed)
+    reason = os.read(failure, 4096)  # empty once the engine's program has taken over
+    os.close(failure)
+    if not reason:
+        return pid
+    os.waitpid(pid, 0)
+    sys.stderr.write(f"cannot start {launch['argv'][0]}: {reason.decode()}\n")
+    _write(folder / "exit.json", {"exit_code": NOT_FOUND, "out_of_memory": False})
+    return None
+
+
+def _become(launch: dict[str, Any], failed: int) -> NoReturn:
+    """Turn this process into the engine, in a group of its own and within its memory.
+
+    The shim stays out of the control group: it must outlive an engine that is killed for memory.
+    """
     try:
+        os.setpgid(0, 0)
         if launch["cgroup"]:
             (Path(launch["cgroup"]) / "cgroup.procs").write_text(str(os.getpid()))
         os.chdir(launch["cwd"])
-        return os.posix_spawn(
-            launch["argv"][0],
-            launch["argv"],
-            launch["env"],
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, log, 1),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-            ],
-            setpgroup=0,
-            setsigmask=(),
-            setsigdef=(*_IGNORED, signal.SIGPIPE),
-        )
+        os.dup2(2, 1)  # both into the log
+        for number in (*_IGNORED, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execve(launch["argv"][0], launch["argv"], launch["env"])
     except OSError as fault:
-        os.write(log, f"cannot start {launch['argv'][0]}: {fault}\n".encode())
-        _write(folder / "exit.json", {"exit_code": NOT_FOUND, "out_of_memory": False})
-        return None
+        os.write(failed, str(fault).encode())
     finally:
-        os.close(log)
+        os._exit(NOT_FOUND)
 
 
 def _identity(pid: int) -> dict[str, Any]:
