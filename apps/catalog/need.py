@@ -3,7 +3,7 @@
 Weights and KV cache are arithmetic on the model's shape. Activations follow from the largest step
 (batched tokens) and the sampler (requests x vocabulary). The runtime, which is what the engine
 takes before it has a model, is measured on CPU and an estimate on CUDA; `docs/catalog.md` has the
-evidence. Called by `apps.catalog.fit`. Pure.
+measurements. Called by `apps.catalog.fit`. Pure.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,17 @@ from apps.catalog.entry import Device, Shape, Variant
 
 GIB = 1024**3
 
-CPU_RUNTIME_BYTES = 1_450_000_000
-"""The three processes of a CPU engine with their imports, without any model: measured 1.43 to
-1.46 GB with two tiny models (vLLM 0.32)."""
+CPU_RUNTIME_BYTES = 1_650_000_000
+"""The three processes of a CPU engine that generates text, with their imports and no model."""
+
+CPU_ENCODER_RUNTIME_BYTES = 1_400_000_000
+"""The same for an encoder, which loads neither the sampler nor the chat front end."""
 
 CPU_KV_BYTES = GIB
 """KV cache on CPU where the settings do not say: the engine itself would take half the memory."""
+
+SMALLEST_CPU_KV_BYTES = 16 * 1024**2
+"""What a CPU engine is given that keeps no cache: it does not allocate it, and must be told."""
 
 CUDA_RUNTIME_BYTES = 1 * GIB
 """CUDA context, libraries and workspaces on each GPU; an estimate."""
@@ -72,13 +77,13 @@ def estimate(variant: Variant, settings: EngineSettings, device: Device | str) -
         tensor_parallel=parallel,
         pipeline_parallel=settings.pipeline_parallel_size,
     )
-    if device is Device.CPU:
-        weights += _packed_bytes(variant)
+    if device is Device.CPU and variant.shape.tied_embeddings:
+        weights += _packed_head_bytes(variant.shape)
     return Need(
         weights_bytes=weights,
         kv_bytes=_kv_bytes(variant, settings, device),
         activation_bytes=_activation_bytes(variant.shape, settings, device),
-        runtime_bytes=_runtime_bytes(settings, device),
+        runtime_bytes=_runtime_bytes(variant.shape, settings, device),
     )
 
 
@@ -137,12 +142,12 @@ def _kv_bytes(variant: Variant, settings: EngineSettings, device: Device) -> int
     return max(one, CPU_KV_BYTES) if device is Device.CPU else one
 
 
-def _packed_bytes(variant: Variant) -> int:
-    """Return the second copy of the matrices, packed for the CPU's kernels; embeddings have none.
+def _packed_head_bytes(shape: Shape) -> int:
+    """Return the copy of a tied embedding that a CPU engine packs as its output head.
 
-    Deduced: SmolLM2 takes 0.5 GB above a model of no size, for weights of 0.27 GB.
+    Every other matrix is packed in place of its original; an encoder has no head.
     """
-    return max(0, variant.weight_bytes - shapes.embedding_bytes(variant.shape))
+    return shapes.embedding_bytes(shape) if shapes.keeps_cache(shape) else 0
 
 
 def _element_bytes(variant: Variant, settings: EngineSettings) -> int:
@@ -160,9 +165,9 @@ def _activation_bytes(shape: Shape, settings: EngineSettings, device: Device) ->
     return tokens * width * shape.weight_element_bytes + sampler
 
 
-def _runtime_bytes(settings: EngineSettings, device: Device) -> int:
+def _runtime_bytes(shape: Shape, settings: EngineSettings, device: Device) -> int:
     if device is Device.CPU:
-        return CPU_RUNTIME_BYTES
+        return CPU_RUNTIME_BYTES if shapes.keeps_cache(shape) else CPU_ENCODER_RUNTIME_BYTES
     graphs = 0 if settings.enforce_eager else CUDA_GRAPH_BYTES
     group = settings.tensor_parallel_size * settings.pipeline_parallel_size
     return CUDA_RUNTIME_BYTES + graphs + (CUDA_COLLECTIVE_BYTES if group > 1 else 0)

@@ -1,5 +1,6 @@
 """The estimate against engines that were measured (vLLM 0.32 on CPU, proportional set size)."""
 
+import msgspec
 import pytest
 
 from apps.catalog.catalog import BUILT_IN
@@ -23,31 +24,49 @@ def need(of, device=Device.CPU, **overrides):
 
 class TestEstimateOnCpu:
     @pytest.mark.parametrize(
-        ("kv_cache_bytes", "measured_bytes"), [(128 * MIB, 2.2 * GB), (1024 * MIB, 3.10 * GB)]
+        ("settings", "measured_bytes"),
+        [
+            ({}, 2.234 * GB),
+            ({"max_model_len": 8192, "max_num_seqs": None}, 2.2 * GB),
+            (
+                {"max_model_len": 8192, "max_num_seqs": None, "kv_cache_bytes": 1024 * MIB},
+                3.10 * GB,
+            ),
+        ],
+        ids=["as in the catalog", "engine defaults", "1 GiB of KV cache"],
     )
-    def test_smollm2_is_within_10_percent_of_the_measured_engine(
-        self, kv_cache_bytes, measured_bytes
-    ):
-        estimated = need(
-            variant("smollm2-135m-instruct"),
-            kv_cache_bytes=kv_cache_bytes,
-            max_model_len=8192,
-            max_num_seqs=None,
-        )
+    def test_smollm2_is_within_10_percent_of_the_measured_engine(self, settings, measured_bytes):
+        estimated = need(variant("smollm2-135m-instruct"), **settings)
 
         assert estimated.total_bytes == pytest.approx(measured_bytes, rel=0.10)
 
+    def test_a_model_eight_times_larger_is_within_10_percent_too(self):
+        smollm2 = variant("smollm2-135m-instruct")
+        shape = msgspec.structs.replace(
+            smollm2.shape,
+            layers=16,
+            hidden_size=2048,
+            attention_heads=32,
+            kv_heads=8,
+            intermediate_size=8192,
+        )
+        large = msgspec.structs.replace(smollm2, shape=shape, weight_bytes=2_147_483_648)
+
+        assert need(large).total_bytes == pytest.approx(4.433 * GB, rel=0.10)
+
     def test_minilm_is_within_10_percent_of_the_measured_engine(self):
-        assert need(variant("all-minilm-l6-v2")).total_bytes == pytest.approx(1.55 * GB, rel=0.10)
+        assert need(variant("all-minilm-l6-v2")).total_bytes == pytest.approx(1.54 * GB, rel=0.10)
 
     def test_an_encoder_needs_no_kv_cache(self):
         assert need(variant("all-minilm-l6-v2")).kv_bytes == 0
 
     def test_the_kv_cache_holds_as_many_tokens_as_the_engine_reports(self):
         smollm2 = variant("smollm2-135m-instruct")
-        settings = engine_settings(smollm2, Device.CPU, {"block_size": None})
+        settings = engine_settings(smollm2, Device.CPU, {})
+        large_blocks = msgspec.structs.replace(settings, block_size=None)
 
-        assert kv_tokens(smollm2, settings, Device.CPU, 128 * MIB) == 5760
+        assert kv_tokens(smollm2, settings, Device.CPU, 128 * MIB) == 5824
+        assert kv_tokens(smollm2, large_blocks, Device.CPU, 128 * MIB) == 5760
 
 
 class TestEstimateOnGpus:
