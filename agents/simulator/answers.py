@@ -9,7 +9,7 @@ import zlib
 from dataclasses import dataclass
 
 from agents.simulator import tokens
-from agents.simulator.core import Outcome
+from agents.simulator.runs import Outcome
 
 _SUBJECTS = (
     "The model", "A short answer", "The first step", "This approach", "The second option",

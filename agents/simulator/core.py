@@ -13,19 +13,11 @@ of them in virtual time.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 
 from agents.simulator.blocks import BlockPool
-
-
-class Outcome(StrEnum):
-    """How a run ended; the words are vLLM's finish reasons."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    ABORT = "abort"
+from agents.simulator.runs import Outcome, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,72 +68,9 @@ class Limits:
         return self.host_cache_tokens // self.block_tokens
 
 
-class Run:
-    """One sequence to generate, and where it stands. Times are those passed to `Core`."""
-
-    __slots__ = (
-        "arrived_at",
-        "blocks",
-        "cached_tokens",
-        "computed_tokens",
-        "ending",
-        "finished_at",
-        "first_token_at",
-        "gap_seconds",
-        "held_blocks",
-        "host_tokens",
-        "last_token_at",
-        "named_blocks",
-        "outcome",
-        "output_tokens",
-        "preemptions",
-        "produced",
-        "prompt_tokens",
-        "scheduled_at",
-        "turn_at",
-    )
-
-    def __init__(
-        self,
-        *,
-        prompt_tokens: int,
-        output_tokens: int,
-        blocks: Sequence[int] = (),
-        ending: Outcome = Outcome.LENGTH,
-    ) -> None:
-        """`blocks`: chained hashes of the leading full blocks of prompt and output, as far as
-        known; `ending`: the outcome once all `output_tokens` came."""
-        if prompt_tokens < 1 or output_tokens < 1:
-            raise ValueError("a run needs at least one prompt token and one output token")
-        self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
-        self.blocks = blocks
-        self.ending = ending
-        self.outcome: Outcome | None = None
-        self.produced = 0
-        self.cached_tokens = 0
-        self.host_tokens = 0
-        self.computed_tokens = 0
-        self.preemptions = 0
-        self.held_blocks = 0
-        self.named_blocks = 0
-        self.turn_at = 0
-        self.arrived_at = 0.0
-        self.scheduled_at: float | None = None
-        self.first_token_at: float | None = None
-        self.last_token_at = 0.0
-        self.gap_seconds = 0.0
-        self.finished_at: float | None = None
-
-    @property
-    def known_tokens(self) -> int:
-        """Tokens that the engine must have computed before it can give the next one."""
-        return self.prompt_tokens + self.produced
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one engine step gave: one token for each run in `runs`, at time `at`."""
+    """What one engine step gave at time `at`: a token for each run in `runs`."""
 
     at: float
     started_at: float
@@ -152,7 +81,11 @@ class Step:
 class Core:
     """One simulated engine."""
 
-    def __init__(self, limits: Limits, timing: Timing) -> None:
+    def __init__(self, limits: Limits, timing: Timing, *, joins_steps: bool = False) -> None:
+        """`joins_steps`: take steps that only decode many at once, up to the next one that changes
+        anything. Times of first tokens and ends stay exact; it is for virtual time, where nobody
+        wants each token: a `Step` then stands for several, and `Run.produced` tells how many.
+        """
         self.limits = limits
         self.timing = timing
         self.pool = BlockPool(device_blocks=limits.device_blocks, host_blocks=limits.host_blocks)
@@ -160,6 +93,8 @@ class Core:
         self.next_at: float | None = None
         """When the step under way ends; None while nothing runs."""
         self.is_paused = False
+        self._joins_steps = joins_steps
+        self._joined = 1
         self._started_at = 0.0
         self._budget = 0
         self._waiting: deque[Run] = deque()
@@ -188,6 +123,7 @@ class Core:
         need = -(-(run.prompt_tokens + run.output_tokens) // self.limits.block_tokens)
         if need > self.limits.device_blocks:
             raise ValueError(f"it needs {need} blocks, the cache has {self.limits.device_blocks}")
+        self._cut_short(now)
         run.arrived_at = now
         self._waiting.append(run)
         if self.next_at is None:
@@ -197,6 +133,7 @@ class Core:
         """End `run` at once; fine if it has ended already."""
         if run.outcome is not None:
             return
+        self._cut_short(now)
         for group in (self._prefilling, self._decoding, self._waiting, self._short_of_block):
             if run in group:
                 group.remove(run)
@@ -223,9 +160,6 @@ class Core:
         if self.next_at is None:
             self._begin_step(now)
 
-    def unfinished(self) -> list[Run]:
-        return [*self._decoding, *self._prefilling, *self._waiting]
-
     # --- Start of a step ---------------------------------------------------------------------
 
     def _begin_step(self, now: float) -> None:
@@ -240,8 +174,29 @@ class Core:
         seconds += sum([self._plan_chunk(run) for run in self._prefilling])
         seconds += self._admit(now)
         if self._in_step or self._chunks:
+            self._joined = self._steps_to_join()
             self._started_at = now
-            self.next_at = now + seconds
+            self.next_at = now + seconds * self._joined
+
+    def _steps_to_join(self) -> int:
+        """Return how many steps are alike from here on: until a run ends or needs a block."""
+        if not self._joins_steps or self._chunks:
+            return 1
+        return min(run.turn_at - run.produced for run in self._in_step)
+
+    def _cut_short(self, now: float) -> None:
+        """Keep of joined steps those that ended by `now`, and the one under way alone."""
+        if self._joined == 1 or self.next_at is None:
+            return
+        seconds = (self.next_at - self._started_at) / self._joined
+        done = min(int((now - self._started_at) / seconds), self._joined - 1)
+        self._started_at += done * seconds
+        for run in self._in_step:
+            if run.outcome is None:
+                run.produced += done
+                run.last_token_at = self._started_at
+        self._joined = 1
+        self.next_at = self._started_at + seconds
 
     def _give_blocks(self) -> None:
         """Give each run that filled its last block another one, or push the youngest run back."""
@@ -318,8 +273,8 @@ class Core:
         gave: list[Run] = []
         for run in self._in_step:
             if run.outcome is None and run.held_blocks:
-                run.produced += 1
-                run.gap_seconds = at - run.last_token_at
+                run.produced += self._joined
+                run.gap_seconds = (at - run.last_token_at) / self._joined
                 run.last_token_at = at
                 gave.append(run)
                 if run.produced >= run.turn_at:

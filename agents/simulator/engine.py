@@ -10,8 +10,9 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
-from agents.simulator.core import Core, Run
+from agents.simulator.core import Core
 from agents.simulator.metrics import Meters
+from agents.simulator.runs import Run
 
 
 class Listener(Protocol):

@@ -21,10 +21,13 @@ class ApiError(Exception):
         self.param = param
 
     def body(self) -> bytes:
-        """Return `{"error": {message, type, param, code}}`."""
         return json.dumps(self.document()).encode()
 
     def document(self) -> dict[str, object]:
+        """Return `{"error": {message, type, param, code}}`."""
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            # vLLM answers this one before its own error handlers.
+            return {"error": self.message}
         return {
             "error": {
                 "message": self.message,

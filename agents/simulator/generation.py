@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from agents.simulator import tokens
 from agents.simulator.asks import Ask
-from agents.simulator.core import Run
 from agents.simulator.dialects.base import Choice, Dialect, Reply
 from agents.simulator.errors import ApiError, engine_died
 from agents.simulator.faults import Fault, FaultKind
 from agents.simulator.http1 import Exchange
 from agents.simulator.replica import Replica
+from agents.simulator.runs import Run
 
 
 def start(

@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from agents.simulator.core import Core, Limits, Run, Step
+from agents.simulator.core import Core, Limits, Step
+from agents.simulator.runs import Run
 
 _TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -73,7 +74,8 @@ class Meters:
         """`started_at`: Unix time, shown as `_created`; `generates`: False for pooling models,
         whose runs end at their first token and give no output."""
         self._generates = generates
-        self._labels = f'engine="0",model_name="{_escape(model_name)}"'
+        self._model_label = f'model_name="{_escape(model_name)}"'
+        self._labels = f'engine="0",{self._model_label}'
         self._limits = limits
         self._started_at = started_at
         self._histograms = {name: Histogram(bounds) for name, bounds in _HISTOGRAMS.items()}
@@ -159,8 +161,10 @@ class Meters:
         )
         ends = {reason: self._finished[reason] for reason in _FINISH_REASONS}
         yield from self._by_label("vllm:request_success_total", "counter", "finished_reason", ends)
-        refusals = {"max_num_queued_reqs": self.refused}
-        yield from self._by_label("vllm:admission_rejections_total", "counter", "reason", refusals)
+        # The one series without an `engine`: vLLM refuses before it chooses one.
+        yield from _head("vllm:admission_rejections_total", "counter")
+        labels = f'{self._model_label},reason="max_num_queued_reqs"'
+        yield f"vllm:admission_rejections_total{{{labels}}} {float(self.refused)}"
 
     def _external_queries(self) -> int:
         device = self.cached_tokens - self.host_tokens

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 
 from agents.simulator import asks, tokens
 from agents.simulator.asks import Body
-from agents.simulator.core import Outcome, Run
 from agents.simulator.errors import ApiError, engine_died
 from agents.simulator.faults import FaultKind
 from agents.simulator.http1 import Exchange
 from agents.simulator.replica import Replica
+from agents.simulator.runs import Outcome, Run
 
 DIMENSIONS = 384
 _WORD = re.compile(r"\w+")

@@ -44,7 +44,11 @@ class Replica:
         limit = self.options.max_num_queued_reqs
         if limit is not None and self.engine.in_flight >= limit:
             self.engine.meters.refused += 1
-            raise ApiError(503, "The engine is currently busy. Please try again later.")
+            raise ApiError(
+                503,
+                "The engine is currently busy and cannot accept new requests. "
+                "Please try again later or on a different instance.",
+            )
         if exchange.headers.get("x-request-id", "").startswith(PROBE_ID_PREFIX):
             return NO_FAULT
         earlier, self.requests_seen = self.requests_seen, self.requests_seen + 1

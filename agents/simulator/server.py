@@ -24,6 +24,9 @@ from agents.simulator.replica import Replica
 
 log = logging.getLogger("hearth-simulator")
 
+BACKLOG = 2048
+"""Connections that wait to be accepted; a burst beyond it is refused. Uvicorn's default."""
+
 CRASH_LINGER_SECONDS = 0.5
 """From the engine's death to the exit, with /health at 503: vLLM takes 1 to 4 s."""
 
@@ -95,10 +98,12 @@ class Server:
             return Connection(api.handle, self._connections)
 
         if options.uds is not None:
-            self._listener = await loop.create_unix_server(connect, options.uds)
+            self._listener = await loop.create_unix_server(connect, options.uds, backlog=BACKLOG)
             where = f"unix:{options.uds}"
         else:
-            self._listener = await loop.create_server(connect, options.host, options.port)
+            self._listener = await loop.create_server(
+                connect, options.host, options.port, backlog=BACKLOG
+            )
             port = self._listener.sockets[0].getsockname()[1]
             where = f"http://{options.host}:{port}"
         log.info("Starting vLLM API server (simulated) on %s", where)

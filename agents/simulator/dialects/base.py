@@ -10,8 +10,8 @@ from typing import Protocol
 
 from agents.simulator.answers import Answer
 from agents.simulator.asks import Ask
-from agents.simulator.core import Outcome, Run
 from agents.simulator.errors import ApiError
+from agents.simulator.runs import Outcome, Run
 
 FINGERPRINT = "hearth-simulator"
 DONE = b"data: [DONE]\n\n"

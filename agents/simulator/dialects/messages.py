@@ -1,8 +1,8 @@
 """`/v1/messages`: Anthropic's events and bodies, as vLLM 0.32 writes them."""
 
-from agents.simulator.core import Outcome
-from agents.simulator.dialects.base import DONE, Choice, Reply, compact, event
+from agents.simulator.dialects.base import Choice, Reply, compact, event
 from agents.simulator.errors import ApiError
+from agents.simulator.runs import Outcome
 
 _STOP_REASONS = {Outcome.STOP: "end_turn", Outcome.LENGTH: "max_tokens"}
 
@@ -31,12 +31,11 @@ class MessageDialect:
             _event("content_block_stop", index=0)
             + _event("message_delta", delta=ending, usage=figures)
             + _event("message_stop")
-            + DONE
         )
 
     def failed(self, error: ApiError) -> bytes:
         fault = {"type": "internal_error", "message": error.message}
-        return _event("error", error=fault) + DONE
+        return _event("error", error=fault)
 
     def whole(self, choices: list[Choice]) -> bytes:
         choice = choices[0]

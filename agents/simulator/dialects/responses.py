@@ -1,8 +1,8 @@
 """`/v1/responses`: OpenAI's response objects and events; nothing is stored."""
 
-from agents.simulator.core import Outcome
 from agents.simulator.dialects.base import Choice, Reply, compact, event
 from agents.simulator.errors import ApiError
+from agents.simulator.runs import Outcome
 
 
 class ResponseDialect:

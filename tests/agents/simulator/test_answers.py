@@ -3,7 +3,7 @@
 import pytest
 
 from agents.simulator.answers import Author, Length
-from agents.simulator.core import Outcome
+from agents.simulator.runs import Outcome
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 7, 100, 5000])

@@ -1,8 +1,11 @@
 """The simulated scheduler in virtual time."""
 
+import random
+
 import pytest
 
-from agents.simulator.core import Core, Limits, Outcome, Run, Timing
+from agents.simulator.core import Core, Limits, Timing
+from agents.simulator.runs import Outcome, Run
 
 TIMING = Timing(
     prefill_tokens_per_second=1000.0, decode_seconds_per_token=0.01, decode_slowdown_per_stream=0.5
@@ -93,6 +96,25 @@ class TestTimes:
         list(late.advance(5.0))
 
         assert second.finished_at == pytest.approx(first.finished_at)
+
+
+class TestJoinedSteps:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_they_change_no_time_and_no_cache_hit(self, seed):
+        joined, single = (_replay(seed, joins_steps=joins) for joins in (True, False))
+
+        assert [_facts(run) for run in joined] == [
+            pytest.approx(_facts(run), abs=1e-6) for run in single
+        ]
+
+    def test_a_lone_stream_takes_one_step_for_each_block(self):
+        engine = Core(Limits(kv_cache_tokens=1600), TIMING, joins_steps=True)
+        engine.submit(run(16, output_tokens=160), 0.0)
+
+        steps = [step for _ in range(12) for step in engine.advance(engine.next_at or 0.0)]
+
+        assert engine.next_at is None
+        assert len(steps) == 11
 
 
 class TestQueue:
@@ -248,3 +270,27 @@ class TestPause:
         engine.pause()
 
         assert engine.pool.match(blocks, 10).blocks == 0
+
+
+def _replay(seed: int, *, joins_steps: bool) -> list[Run]:
+    """Play a random crowd with shared prefixes, preemptions and an abort; return its runs."""
+    rng = random.Random(seed)
+    limits = Limits(kv_cache_tokens=3200, max_num_seqs=12, max_num_batched_tokens=300)
+    engine = Core(limits, TIMING, joins_steps=joins_steps)
+    runs, now = [], 0.0
+    for _ in range(60):
+        now += rng.expovariate(4.0)
+        list(engine.advance(now))
+        start = 1000 * rng.randrange(4)
+        prompt_tokens = rng.randrange(20, 600)
+        blocks = tuple(range(start, start + prompt_tokens // 16))
+        runs.append(run(prompt_tokens, rng.randrange(1, 120), blocks))
+        engine.submit(runs[-1], now)
+    engine.abort(runs[-2], now)
+    play(engine)
+    return runs
+
+
+def _facts(run: Run) -> list[float]:
+    first = -1.0 if run.first_token_at is None else run.first_token_at
+    return [run.cached_tokens, run.produced, run.preemptions, first, run.finished_at]

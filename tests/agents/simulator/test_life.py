@@ -283,7 +283,7 @@ class TestLimits:
                 del lines
 
         assert refused.status_code == 503
-        assert 'vllm:admission_rejections_total{engine="0",model_name="sim"' in metrics
+        assert 'vllm:admission_rejections_total{model_name="sim"' in metrics
         assert 'reason="max_num_queued_reqs"} 1.0' in metrics
 
 
