@@ -33,6 +33,17 @@ class KeyLimits:
     expires_at: datetime | None = None
 
 
+def limits_of(key: ApiKey) -> KeyLimits:
+    """Return what `key` may do."""
+    return KeyLimits(
+        allowed_models=tuple(key.allowed_models),
+        rpm=key.rpm,
+        tpm=key.tpm,
+        max_in_flight=key.max_in_flight,
+        expires_at=key.expires_at,
+    )
+
+
 # --- Keys --------------------------------------------------------------------------------------
 
 

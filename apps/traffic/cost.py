@@ -56,7 +56,7 @@ def split(
     `known` are the intervals of requests of the same replica that were charged before.
     """
     charged = list(known)
-    new = union([*charged, *(one.interval for one in served)]) - union(charged)
+    new = max(0.0, union([*charged, *(one.interval for one in served)]) - union(charged))
     usd = Decimal(repr(new)) * usd_per_second
     total = sum(one.weight for one in served)
     return {one.id: (usd * Decimal(repr(one.weight / total))).quantize(_DIGITS) for one in served}

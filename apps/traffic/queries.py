@@ -62,6 +62,12 @@ def api_key(key_id: UUID) -> ApiKey:
     return found
 
 
+def check_deployment(name: str) -> None:
+    """Raise Problem 404 `not_found` unless there is a deployment called `name`."""
+    if not Deployment.objects.filter(name=name).exists():
+        raise Problem(404, "not_found", f"There is no deployment called {name}.")
+
+
 def gateway_credentials() -> dict[str, str]:
     """Return the gateways' credentials: SHA-256 -> name."""
     return dict(GatewayCredential.objects.values_list("sha256", "name"))

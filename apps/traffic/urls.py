@@ -1,0 +1,17 @@
+"""Addresses of keys, usage, metrics and cost, relative to `/api/v1/`."""
+
+from django.urls import URLPattern, path
+
+from apps.traffic import api
+
+api_patterns: list[URLPattern] = [
+    path("api-keys/", api.KeyList.as_view(), name="api-keys-list"),
+    path("api-keys/<uuid:key_id>/", api.KeyDetail.as_view(), name="api-keys-detail"),
+    path("usage/", api.UsageList.as_view(), name="usage-list"),
+    path(
+        "deployments/<str:name>/metrics/",
+        api.DeploymentMetrics.as_view(),
+        name="deployments-metrics",
+    ),
+    path("deployments/<str:name>/cost/", api.DeploymentCost.as_view(), name="deployments-cost"),
+]

@@ -1,0 +1,71 @@
+"""Reads the usage ledger: who used what, grouped as people ask for it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models.functions import TruncDay, TruncHour, TruncMonth
+
+from apps.traffic.models import ApiKey, UsageRow
+from gateway.wire import Outcome
+
+
+class Group(StrEnum):
+    """What usage may be grouped by."""
+
+    MODEL = "model"  # the name that the client asked for
+    DEPLOYMENT = "deployment"
+    KEY = "key"
+    REPLICA = "replica"
+    HOST = "host"
+    OUTCOME = "outcome"
+    HOUR = "hour"  # UTC, as are the next two
+    DAY = "day"
+    MONTH = "month"
+
+
+_TRUNCATED = {Group.HOUR: TruncHour, Group.DAY: TruncDay, Group.MONTH: TruncMonth}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageFilter:
+    """Which records count: admitted from `since` on and before `until`. Empty: any."""
+
+    since: datetime
+    until: datetime
+    deployment: str = ""
+    key: UUID | None = None
+
+
+def grouped(group: Group, which: UsageFilter) -> QuerySet[UsageRow, Any]:
+    """Return sums by group as dictionaries, in the order of the group.
+
+    Keys: `value` (of the group), `requests`, `failed` (all that did not complete), `prompt`,
+    `cached`, `output` (tokens), `usd`.
+    """
+    rows = UsageRow.objects.filter(admitted_at__gte=which.since, admitted_at__lt=which.until)
+    if which.deployment:
+        rows = rows.filter(deployment=which.deployment)
+    if which.key is not None:
+        rows = rows.filter(key=which.key)
+    value = _TRUNCATED[group]("admitted_at") if group in _TRUNCATED else F(group.value)
+    return (
+        rows.values(value=value)
+        .annotate(
+            requests=Count("pk"),
+            failed=Count("pk", filter=~Q(outcome=Outcome.COMPLETED)),
+            prompt=Sum("prompt_tokens"),
+            cached=Sum("cached_tokens", default=0),
+            output=Sum("output_tokens"),
+            usd=Sum("cost_usd"),
+        )
+        .order_by("value")
+    )
+
+
+def key_names(keys: list[UUID]) -> dict[UUID, str]:
+    """Return the names of API keys."""
+    return dict(ApiKey.objects.filter(pk__in=keys).values_list("pk", "name"))
