@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.1
@@ -182,6 +183,37 @@ class Hearth:
         """Return an HTTP client for the gateway with `key`."""
         headers = {"Authorization": f"Bearer {key}"}
         return httpx.Client(base_url=self.gateway, headers=headers, timeout=120)
+
+    def child(self, word: str) -> psutil.Process:
+        """Return the child program with `word` in its command. Raises LookupError."""
+        assert self.process is not None
+        for child in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if any(word in part for part in child.cmdline()[1:4]):
+                    return child
+        raise LookupError(f"no child runs {word}")
+
+    def new_child(self, word: str, old_pid: int, timeout_seconds: float) -> psutil.Process:
+        """Return the child that took the place of process `old_pid`."""
+
+        def fresh() -> psutil.Process | None:
+            try:
+                found = self.child(word)
+            except LookupError:
+                return None
+            return found if found.pid != old_pid else None
+
+        found = wait_until(fresh, timeout_seconds, f"a new {word}")
+        assert found is not None
+        return found
+
+    def kill_replica(self, replica: dict[str, Any]) -> None:
+        """Kill the engine of a replica of the process runtime, as a fault would."""
+        pid = int(replica["runtime_ref"])
+        for child in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any("simulator" in part for part in child.cmdline()):
+                    child.kill()
 
     def logs(self) -> str:
         """Return the last lines of every program's log."""

@@ -207,7 +207,7 @@ def _with_gpu_hook(folder: Path) -> dict[str, str]:
     at each start of a container with GPUs, and its exit code is what counts.
     """
     stub = folder / "bin" / "nvidia-container-runtime-hook"
-    stub.parent.mkdir()
+    stub.parent.mkdir(exist_ok=True)
     stub.write_text("#!/bin/sh\ncat >/dev/null\nexit 0\n")
     stub.chmod(0o755)
     return os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}

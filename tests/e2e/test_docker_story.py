@@ -1,11 +1,8 @@
 """The same story with the real vLLM in a container, which outlives its agent."""
 
-import os
-import signal
 from collections.abc import Iterator
 
 import httpx
-import psutil
 import pytest
 
 from tests.e2e.chats import LONG_PROMPT, QUESTION, Traffic, stream
@@ -46,12 +43,6 @@ def containers(docker: PrivateDocker) -> list[str]:
     return [c.id for c in docker.client().containers.list(filters={"label": LABEL})]
 
 
-def agent_of(instance: Hearth) -> psutil.Process:
-    assert instance.process is not None
-    children = psutil.Process(instance.process.pid).children()
-    return next(p for p in children if "agents" in p.cmdline())
-
-
 class TestStory:
     def test_the_host_takes_docker_by_itself_and_says_why(self, contained):
         (host,) = contained.api("GET", "hosts/").json()["results"]
@@ -73,14 +64,14 @@ class TestStory:
         self, contained, client, deployment, docker_engine
     ):
         before = containers(docker_engine)
-        old = agent_of(contained)
+        old = contained.child("agents")
         epoch_events = f"deployments/{deployment['name']}/events/"
         known = contained.api("GET", epoch_events).json()["count"]
 
         with Traffic(client, "smol") as traffic:
             wait_until(lambda: traffic.completed >= 1, 60, "a first answer")
-            os.kill(old.pid, signal.SIGKILL)
-            wait_until(lambda: _is_back(contained, old), 30, "the agent")
+            old.kill()
+            contained.new_child("agents", old.pid, timeout_seconds=30)
             done = traffic.completed
             wait_until(lambda: traffic.completed >= done + 3, 60, "answers after the restart")
 
@@ -110,13 +101,6 @@ class TestStory:
             lambda: contained.api("GET", "deployments/smol/").status_code == 404, 90, "removal"
         )
         assert containers(docker_engine) == []
-
-
-def _is_back(instance: Hearth, old: psutil.Process) -> bool:
-    try:
-        return agent_of(instance).pid != old.pid
-    except StopIteration:
-        return False
 
 
 def _answers(client: httpx.Client) -> bool:
