@@ -51,6 +51,7 @@ class DockerRuntime:
 
     host_id: str
     engines_root: Path
+    call_seconds: float = CALL_SECONDS
     kind: RuntimeKind = RuntimeKind.DOCKER
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(THREADS, "docker")
@@ -138,10 +139,11 @@ class DockerRuntime:
         return await self._call(partial(_memory, name=instance.name))
 
     async def _call[T](
-        self, ask: Callable[[docker.APIClient], T], *, timeout_seconds: float = CALL_SECONDS
+        self, ask: Callable[[docker.APIClient], T], *, timeout_seconds: float | None = None
     ) -> T:
         """Run `ask` on the daemon's API in a thread; put what goes wrong in the agent's words."""
         loop = asyncio.get_running_loop()
+        timeout_seconds = timeout_seconds or self.call_seconds
         try:
             async with asyncio.timeout(timeout_seconds + 5.0):
                 return await loop.run_in_executor(self._threads, self._ask, ask)
@@ -154,7 +156,7 @@ class DockerRuntime:
     def _ask[T](self, ask: Callable[[docker.APIClient], T]) -> T:
         if not self._client:
             # Learns the daemon's version, so it can fail; it is then made anew at the next call.
-            self._client[:] = [docker.from_env(timeout=int(CALL_SECONDS)).api]
+            self._client[:] = [docker.from_env(timeout=int(self.call_seconds)).api]
         return ask(self._client[0])
 
     async def _pull(self, image: str, tell: OnProgress) -> None:
