@@ -1,0 +1,92 @@
+"""The catalog: what can be served, where it fits now, and one click to deploy it."""
+
+from http import HTTPStatus
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.views.decorators.http import require_POST, require_safe
+
+from apps.accounts.states import Role
+from apps.catalog import catalog
+from apps.catalog.entry import Entry
+from apps.dashboard import shelf, shell
+from apps.dashboard.access import needs, user_of
+from apps.dashboard.forms import DeployForm
+from apps.deployments import actions
+from apps.deployments.orders import NewDeployment
+from apps.lib import clock
+from apps.lib.problems import Problem
+
+
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Show the cards, filtered by `q`, `task` and `fits`."""
+    whole = shelf.cards()
+    wanted = shelf.Filter.of(request.GET)
+    context = {
+        "cards": [card for card in whole if wanted.takes(card)],
+        "total": len(whole),
+        "filter": wanted,
+        "tasks": shelf.tasks(whole),
+        "fitting": sum(card.fits for card in whole),
+        "problems": catalog.problems(),
+    }
+    return shell.page(request, "catalog", context, title="Catalog")
+
+
+@require_safe
+def settings(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the form with which a deployment is ordered in detail."""
+    entry = _entry(slug)
+    form = DeployForm(entry, request.GET or None)
+    return _form_page(request, entry, form)
+
+
+@require_safe
+def check(request: HttpRequest, slug: str) -> HttpResponse:
+    """Return the fit of the form's wishes as a fragment; asked while a person types."""
+    entry = _entry(slug)
+    form = DeployForm(entry, request.GET)
+    context = {"entry": entry, "form": form, "fit": shelf.plan(entry, form.wish())}
+    return shell.page(request, "deploy", context, title=entry.name)
+
+
+@needs(Role.OPERATOR)
+@require_POST
+def deploy(request: HttpRequest, slug: str) -> HttpResponse:
+    """Order the deployment and go to its page, where it starts; a refusal shows the form."""
+    entry = _entry(slug)
+    form = DeployForm(entry, request.POST)
+    if not form.is_valid():
+        return _form_page(request, entry, form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    try:
+        made = _order(form.order(), user_of(request).username)
+    except Problem as problem:
+        form.refuse(problem)
+        return _form_page(request, entry, form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    messages.success(request, f"{made} was ordered.")
+    return redirect("deployment", name=made)
+
+
+def _order(order: NewDeployment, actor: str) -> str:
+    return actions.create(order, actor=actor, now=clock.now()).name
+
+
+def _form_page(
+    request: HttpRequest, entry: Entry, form: DeployForm, status: int = HTTPStatus.OK
+) -> HttpResponse:
+    context = {
+        "entry": entry,
+        "card": shelf.card(entry),
+        "form": form,
+        "fit": shelf.plan(entry, form.wish()),
+    }
+    return shell.page(request, "deploy", context, title=entry.name, status=status)
+
+
+def _entry(slug: str) -> Entry:
+    try:
+        return catalog.get(slug)
+    except catalog.UnknownEntry as error:
+        raise Http404(str(error)) from error

@@ -1,0 +1,59 @@
+"""One deployment: how it starts, how it serves, what happened, and how to use it."""
+
+from dataclasses import asdict
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+
+from apps.dashboard import addresses, charts, detail, queries, rows, shell
+from apps.dashboard.queries import Seen
+from apps.lib import clock
+from apps.lib.problems import Problem
+from apps.telemetry import live
+
+
+@require_safe
+def show(request: HttpRequest, name: str) -> HttpResponse:
+    """Show the page of the deployment `name`."""
+    seen = _found(name)
+    numbers = live.numbers()
+    row = rows.row(seen, numbers)
+    context = {
+        "row": row,
+        "seen": seen,
+        "status": seen.status,
+        "start": detail.start(seen, clock.now()),
+        "failure": detail.failure(seen),
+        "replicas": detail.replica_rows(seen, numbers),
+        "charts": charts.of_flow(row.flow, big=True),
+        "history": {},
+        "prices": detail.prices(seen),
+        "events": queries.events(deployment=name, limit=12),
+        "base": _base(request),
+    }
+    return shell.page(request, "deployment", context, title=name, live=f"deployment:{name}")
+
+
+@require_safe
+def log(request: HttpRequest, name: str) -> JsonResponse:
+    """Return the newest log lines of the replica that is starting, for the page's script."""
+    seen = _found(name)
+    try:
+        tail = detail.log_tail(seen, request.GET.get("read", ""), now=clock.now())
+    except Problem as problem:
+        return JsonResponse({"lines": [], "error": problem.detail}, status=problem.status)
+    return JsonResponse(asdict(tail))
+
+
+def _base(request: HttpRequest) -> str:
+    return addresses.gateway_url(
+        request.get_host(), settings.GATEWAY_ADDR, secure=request.is_secure()
+    )
+
+
+def _found(name: str) -> Seen:
+    try:
+        return queries.deployment(name)
+    except Problem as problem:
+        raise Http404(problem.detail) from problem

@@ -1,0 +1,3 @@
+/* The catalog: filters as one types. */
+
+import "./filter.js";

@@ -1,0 +1,49 @@
+/* Turns one piece of the page into what the server sent, touching only what differs: focus, open
+   <details>, charts (data-keep) and what a person types stay. */
+
+const keep = (node) => node.nodeType === 1 && (node.hasAttribute("data-keep") || node === document.activeElement);
+
+export function morph(target, html) {
+  const fresh = document.createElement("template");
+  fresh.innerHTML = html;
+  children(target, fresh.content);
+}
+
+function children(old, fresh) {
+  const byId = new Map([...old.children].filter((e) => e.id).map((e) => [e.id, e]));
+  let here = old.firstChild;
+  for (const node of [...fresh.childNodes]) {
+    const match = (node.id && byId.get(node.id)) || (alike(here, node) ? here : null);
+    if (!match) {
+      old.insertBefore(node, here);
+      continue;
+    }
+    if (match === here) here = here.nextSibling;
+    else old.insertBefore(match, here);
+    update(match, node);
+  }
+  while (here) {
+    const next = here.nextSibling;
+    here.remove();
+    here = next;
+  }
+}
+
+function alike(a, b) {
+  if (!a || a.nodeType !== b.nodeType || a.nodeName !== b.nodeName) return false;
+  return a.nodeType !== 1 || (a.id === b.id && a.className === b.className);
+}
+
+function update(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== 1) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  if (keep(old)) return;
+  for (const { name } of [...old.attributes])
+    if (!fresh.hasAttribute(name) && !(name === "open" && old.tagName === "DETAILS")) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes)
+    if (old.getAttribute(name) !== value && !(name === "open" && old.tagName === "DETAILS")) old.setAttribute(name, value);
+  children(old, fresh);
+}

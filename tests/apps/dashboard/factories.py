@@ -1,0 +1,131 @@
+"""Rows for the pages' tests, made through the models' own columns."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from agents.wire import (
+    EngineKind,
+    EngineSpec,
+    GpuInfo,
+    Inventory,
+    RuntimeKind,
+    WeightsRef,
+)
+from apps.accounts.models import User
+from apps.accounts.states import Role
+from apps.deployments.models import Deployment, Event, Replica, Revision, ScalingPolicy
+from apps.fleet.models import Host
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+PASSWORD = "correct horse battery"  # a password of tests
+
+
+def user(name: str = "ana", role: Role = Role.ADMIN) -> User:
+    made = User(username=name, role=role)
+    made.set_password(PASSWORD)
+    made.save()
+    return made
+
+
+def inventory(*, gpus: int = 0, memory_bytes: int = 64 * 10**9) -> Inventory:
+    return Inventory(
+        hostname="box",
+        architecture="x86_64",
+        cpu_model="AMD EPYC 9354",
+        cpu_count=16,
+        memory_total_bytes=memory_bytes,
+        memory_available_bytes=memory_bytes * 3 // 4,
+        disk_total_bytes=10**12,
+        disk_free_bytes=6 * 10**11,
+        gpus=tuple(
+            GpuInfo(
+                uuid=f"GPU-{uuid4()}",
+                index=index,
+                name="NVIDIA H100 80GB HBM3",
+                memory_total_bytes=85 * 10**9,
+                memory_used_bytes=10**9,
+                compute_capability="9.0",
+                utilization_ratio=0.42,
+            )
+            for index in range(gpus)
+        ),
+        driver_version="570.86" if gpus else "",
+        agent_version="0.1.0",
+        runtime=RuntimeKind.PROCESS,
+        runtime_reason="Docker does not answer on this host.",
+    )
+
+
+def host(name: str = "box", *, gpus: int = 0, **columns: Any) -> Host:
+    return Host.objects.create(
+        name=name,
+        install_id=uuid4().hex,
+        credential_sha256=uuid4().hex,
+        relay_key="key",
+        inventory=msgspec.to_builtins(inventory(gpus=gpus)),
+        **{"state_at": NOW, "last_seen_at": NOW, "created_at": NOW, **columns},
+    )
+
+
+def deployment(
+    name: str = "smol",
+    *,
+    slug: str = "smollm2-135m-instruct",
+    engine: EngineKind = EngineKind.VLLM,
+    replicas: int = 1,
+    task: str = "chat",
+    gpus: int = 0,
+    **columns: Any,
+) -> Deployment:
+    made = Deployment.objects.create(
+        name=name,
+        catalog_slug=slug,
+        created_by="ana",
+        **{"created_at": NOW, "changed_at": NOW, **columns},
+    )
+    ScalingPolicy.objects.create(deployment=made, min_replicas=replicas, max_replicas=max(1, replicas))
+    spec = EngineSpec(
+        engine=engine,
+        weights=WeightsRef(key="w", source="path:/w"),
+        served_names=(name,),
+        max_in_flight=64,
+    )
+    Revision.objects.create(
+        deployment=made,
+        number=1,
+        variant="q4_1",
+        engine=engine,
+        device="cuda" if gpus else "cpu",
+        task=task,
+        spec=msgspec.to_builtins(spec),
+        need={"gpus": gpus, "total_bytes": 2 * 10**9},
+        created_by="ana",
+        created_at=NOW,
+    )
+    return made
+
+
+def replica(of: Deployment, on: Host | None, phase: str = "ready", **columns: Any) -> Replica:
+    return Replica.objects.create(
+        deployment=of,
+        revision=of.revisions.latest("number"),
+        host=on,
+        phase=phase,
+        **{
+            "created_at": NOW,
+            "phase_at": NOW,
+            "ready_at": NOW if phase == "ready" else None,
+            "memory_bytes": 2 * 10**9,
+            "engine_version": "0.32.0",
+            **columns,
+        },
+    )
+
+
+def event(message: str = "smol is ready", **columns: Any) -> Event:
+    return Event.objects.create(
+        **{"at": NOW, "kind": "replica.ready", "message": message, "actor": "reconciler", **columns}
+    )
