@@ -18,7 +18,8 @@ urlpatterns = [
     path("api/v1/", include([*catalog, *deployments, *fleet, *accounts])),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),
-    re_path(r"^api(/.*)?$", unknown_address),
+    re_path(r"^api(?:/.*)?$", unknown_address),
     path("livez", livez, name="livez"),
     path("readyz", readyz, name="readyz"),
+    path("", include("apps.dashboard.urls")),
 ]
