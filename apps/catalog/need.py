@@ -92,12 +92,7 @@ def request_bytes(variant: Variant, settings: EngineSettings, tokens: int) -> in
 
     Pipeline stages hold the layers of their own only; the fullest one counts.
     """
-    whole = shapes.kv_bytes_of_request(
-        variant.shape,
-        tokens=tokens,
-        element_bytes=_element_bytes(variant, settings),
-        tensor_parallel=settings.tensor_parallel_size,
-    )
+    whole = shapes.kv_bytes_of_request(variant.shape, tokens, _layout(variant, settings))
     return -(-whole // settings.pipeline_parallel_size)
 
 
@@ -150,8 +145,17 @@ def _packed_head_bytes(shape: Shape) -> int:
     return shapes.embedding_bytes(shape) if shapes.keeps_cache(shape) else 0
 
 
-def _element_bytes(variant: Variant, settings: EngineSettings) -> int:
-    return shapes.kv_element_bytes(variant.shape, settings.dtype, settings.kv_cache_dtype)
+def _layout(variant: Variant, settings: EngineSettings) -> shapes.CacheLayout:
+    """Return how the engine keeps a request; it schedules one step ahead of the pipeline."""
+    step = settings.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS[Device.CUDA]
+    return shapes.CacheLayout(
+        element_bytes=shapes.kv_element_bytes(
+            variant.shape, settings.dtype, settings.kv_cache_dtype
+        ),
+        tensor_parallel=settings.tensor_parallel_size,
+        in_flight_tokens=step * (settings.pipeline_parallel_size + 1),
+        states_per_layer=2 if settings.enable_prefix_caching else 1,
+    )
 
 
 def _activation_bytes(shape: Shape, settings: EngineSettings, device: Device) -> int:

@@ -1,16 +1,32 @@
 """Bytes that follow from a model's shape: KV cache, states, and weights on each GPU.
 
 What is counted, for each kind of layer: full attention keeps 2 x heads x head_dim elements of every
-token; a sliding window the same for its last tokens only; MLA one latent of every token, a copy on
-every GPU; linear attention and Mamba-2 a state whose size does not depend on length; encoders
-and layers that read another layer's cache nothing. Blocks are not rounded up here.
-Called by `apps.catalog.fit`. Pure arithmetic: no Django, no clock, no files.
+token; a sliding window the same for its last tokens and those still being computed; MLA one latent
+of every token, a copy on every GPU; linear attention and Mamba-2 a state whose size does not
+depend on length; encoders and layers that read another layer's cache nothing. Blocks are not
+rounded up here. Source: vLLM 0.32, `v1/kv_cache_interface.py`, `max_memory_usage_bytes`.
+Called by `apps.catalog.need`. Pure arithmetic: no Django, no clock, no files.
 """
+
+from dataclasses import dataclass
 
 from apps.catalog.entry import LayerGroup, LayerKind, LinearState, Shape
 
 KV_ELEMENT_BYTES = {"fp8": 1, "fp8_e4m3": 1, "bfloat16": 2, "float16": 2}
 MODEL_ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLayout:
+    """How the engine keeps the cache of one request."""
+
+    element_bytes: int = 2
+    tensor_parallel: int = 1
+    in_flight_tokens: int = 0
+    """Tokens that are scheduled and not yet settled: a sliding window cannot drop them."""
+    states_per_layer: int = 1
+    """Copies of a linear layer's state: two with prefix caching, one of them at a block's end."""
+
 
 _GROWING = (LayerKind.FULL, LayerKind.MLA)
 
@@ -30,14 +46,9 @@ def kv_bytes_per_token(shape: Shape, *, element_bytes: int, tensor_parallel: int
     )
 
 
-def kv_bytes_of_request(
-    shape: Shape, *, tokens: int, element_bytes: int, tensor_parallel: int = 1
-) -> int:
-    """Return the KV cache and states of one request of `tokens` tokens, on each GPU."""
-    return sum(
-        group.layers * _layer_bytes(shape, group, tokens, element_bytes, tensor_parallel)
-        for group in shape.groups
-    )
+def kv_bytes_of_request(shape: Shape, tokens: int, layout: CacheLayout) -> int:
+    """Return the KV cache and states that one request of `tokens` tokens needs, on each GPU."""
+    return sum(group.layers * _layer_bytes(shape, group, tokens, layout) for group in shape.groups)
 
 
 def keeps_cache(shape: Shape) -> bool:
@@ -68,13 +79,14 @@ def embedding_bytes(shape: Shape) -> int:
     return shape.vocab_size * shape.hidden_size * shape.weight_element_bytes
 
 
-def _layer_bytes(
-    shape: Shape, group: LayerGroup, tokens: int, element_bytes: int, tensor_parallel: int
-) -> int:
+def _layer_bytes(shape: Shape, group: LayerGroup, tokens: int, layout: CacheLayout) -> int:
     if group.kind is LayerKind.LINEAR and group.state is not None:
-        return state_bytes(group.state, tensor_parallel=tensor_parallel)
-    kept = min(tokens, group.window_tokens or tokens)
-    return kept * _token_bytes(shape, group, element_bytes, tensor_parallel)
+        state = state_bytes(group.state, tensor_parallel=layout.tensor_parallel)
+        return state * layout.states_per_layer
+    kept = tokens
+    if group.kind is LayerKind.SLIDING and group.window_tokens is not None:
+        kept = min(tokens, group.window_tokens - 1 + layout.in_flight_tokens)
+    return kept * _token_bytes(shape, group, layout.element_bytes, layout.tensor_parallel)
 
 
 def _token_bytes(shape: Shape, group: LayerGroup, element_bytes: int, tensor_parallel: int) -> int:

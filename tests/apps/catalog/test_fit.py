@@ -117,6 +117,36 @@ class TestChooseVariant:
         assert error.reasons == ("rack: it has vLLM 0.8.0+cpu, the model needs 0.8.5 or later",)
 
 
+class TestWhatTheSummariesPromise:
+    @pytest.mark.parametrize(
+        ("slug", "count", "gigabytes", "capability"),
+        [
+            ("gemma-4-26b-a4b-it", 1, 80, "9.0"),
+            ("gemma-4-31b-it", 1, 80, "9.0"),
+            ("gpt-oss-20b", 1, 24, "8.9"),
+            ("gpt-oss-120b", 1, 80, "9.0"),
+            ("llama-3.1-8b-instruct", 1, 24, "8.9"),
+            ("llama-3.3-70b-instruct", 2, 80, "9.0"),
+            ("minimax-m2.7", 4, 80, "9.0"),
+            ("ministral-3-14b-instruct", 1, 24, "8.9"),
+            ("mistral-small-3.2-24b-instruct", 1, 80, "9.0"),
+            ("deepseek-v3.1", 8, 141, "9.0"),
+            ("glm-4.7", 8, 80, "9.0"),
+            ("qwen3-8b", 1, 24, "8.9"),
+            ("qwen3-14b", 1, 24, "8.9"),
+            ("qwen3-32b", 1, 80, "9.0"),
+            ("qwen3-embedding-8b", 1, 24, "8.9"),
+            ("qwen3.5-9b", 1, 32, "12.0"),
+            ("qwen3.5-122b-a10b", 2, 80, "9.0"),
+            ("qwen3.6-27b", 1, 48, "8.9"),
+        ],
+    )
+    def test_the_model_fits_the_gpus_it_names(self, slug, count, gigabytes, capability):
+        gpus = [gpu(i, total_bytes=gigabytes * GB, capability=capability) for i in range(count)]
+
+        assert len(choose_variant(ENTRIES[slug], [gpu_host(gpus=gpus)], Wish()).hosts) == 1
+
+
 class TestDoesNotFit:
     def test_it_says_how_much_is_missing_and_what_fits(self):
         room = gpu_host(gpus=[gpu(total_bytes=16 * GB)])

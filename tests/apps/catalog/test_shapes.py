@@ -3,7 +3,10 @@
 import pytest
 
 from apps.catalog import shapes
+from apps.catalog.catalog import BUILT_IN
 from apps.catalog.entry import LayerGroup, LayerKind, LinearState, Shape
+from apps.catalog.reading import read_entry
+from apps.catalog.shapes import CacheLayout
 
 PLAIN = {
     "layers": 4,
@@ -21,8 +24,8 @@ def shape(*groups, **changes):
     return Shape(**{**PLAIN, **changes, "layer_groups": groups})
 
 
-def request_bytes(of, tokens, **more):
-    return shapes.kv_bytes_of_request(of, tokens=tokens, element_bytes=2, **more)
+def request_bytes(of, tokens, **layout):
+    return shapes.kv_bytes_of_request(of, tokens, CacheLayout(**layout))
 
 
 class TestKvBytes:
@@ -53,7 +56,16 @@ class TestKvBytes:
 
         assert shapes.kv_bytes_per_token(half, element_bytes=2) == 2 * layer_token
         assert request_bytes(half, 50) == 50 * 4 * layer_token
-        assert request_bytes(half, 1000) == (1000 + 100) * 2 * layer_token
+        assert request_bytes(half, 1000) == (1000 + 99) * 2 * layer_token
+
+    def test_a_sliding_window_keeps_what_is_still_being_computed(self):
+        sliding = shape(LayerGroup(kind=LayerKind.SLIDING, layers=4, window_tokens=100))
+        layer_token = 2 * 4 * 16 * 2
+
+        kept = request_bytes(sliding, 1000, in_flight_tokens=64)
+
+        assert kept == (99 + 64) * 4 * layer_token
+        assert request_bytes(sliding, 120, in_flight_tokens=64) == 120 * 4 * layer_token
 
     def test_a_group_may_have_heads_of_its_own(self):
         mixed = shape(
@@ -74,6 +86,13 @@ class TestKvBytes:
         assert request_bytes(hybrid, 10) - request_bytes(hybrid, 0) == 10 * 256
         assert request_bytes(hybrid, 0) == 3 * state
 
+    def test_prefix_caching_keeps_a_second_state(self):
+        linear = shape(LayerGroup(kind=LayerKind.LINEAR, layers=4, state=STATE))
+
+        two = request_bytes(linear, 10, states_per_layer=2)
+
+        assert two == 2 * request_bytes(linear, 10)
+
     def test_the_state_of_qwen3_6_35b_a3b_is_that_of_its_config(self):
         state = LinearState(
             value_heads=32, value_head_dim=128, key_heads=16, key_head_dim=128, conv_kernel=4
@@ -88,6 +107,32 @@ class TestKvBytes:
 
         assert request_bytes(nothing, 1000) == 0
         assert not shapes.keeps_cache(nothing)
+
+
+class TestAgainstTheEngine:
+    """What vLLM 0.29 reserves for one request of 262,144 tokens, traced from its own accounting.
+
+    The engine rounds up to whole blocks; that is all the difference there may be.
+    """
+
+    @pytest.mark.parametrize(
+        ("slug", "layout", "traced_bytes"),
+        [
+            ("qwen3.8-27b", {"states_per_layer": 2}, 17_520_656_384),
+            ("qwen3.8-27b", {"states_per_layer": 1}, 17_366_515_712),
+            ("qwen3.6-35b-a3b", {"states_per_layer": 2}, 5_514_854_400),
+            ("nemotron-3-nano-30b-a3b", {"states_per_layer": 2}, 1_725_628_416),
+            ("gemma-4-31b-it", {"in_flight_tokens": 16_384}, 13_637 * 2_621_440),
+            ("gemma-4-31b-it", {"in_flight_tokens": 4_096}, 9_797 * 2_621_440),
+        ],
+    )
+    def test_hybrid_and_sliding_models_are_within_block_rounding(self, slug, layout, traced_bytes):
+        of = read_entry(BUILT_IN / f"{slug}.yaml").variants[0].shape
+
+        estimated = request_bytes(of, 262_144, **layout)
+
+        assert estimated <= traced_bytes
+        assert estimated == pytest.approx(traced_bytes, rel=0.01)
 
 
 class TestWeightBytesPerGpu:
