@@ -21,3 +21,6 @@ os.environ["REDIS_URL"] = f"unix://{_folder}/redis.sock"
 os.environ["DJANGO_SETTINGS_MODULE"] = "controlplane.settings"
 
 from controlplane.settings import *  # noqa: E402, F403
+
+# A file, as in real life: in memory, writers in two threads fail at once instead of waiting.
+DATABASES["default"]["TEST"] = {"NAME": _folder / "test.sqlite3"}  # noqa: F405
