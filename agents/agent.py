@@ -39,7 +39,7 @@ POLL_SECONDS = 25.0
 SHORTEST_POLL_SECONDS = 0.2
 """Between polls, should the control plane answer every one at once."""
 CRASH_REST_SECONDS = 5.0
-PRUNE_INTERVAL_SECONDS = 5.0
+PRUNE_INTERVAL_SECONDS = 1.0
 
 log = logging.getLogger("hearth.agent")
 

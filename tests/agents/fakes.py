@@ -177,6 +177,7 @@ class FakeRuntime:
     """Method -> a fail point, reached when its work is done and before it returns."""
     holds: dict[str, asyncio.Event] = field(default_factory=dict)
     """Method -> it waits for this before it does its work."""
+    now: Callable[[], float] = time.time
 
     async def prepare(self, engine: EngineKind, device: str, image: str, tell: OnProgress) -> str:
         await self._enter("prepare", "")
@@ -192,7 +193,7 @@ class FakeRuntime:
                 server.is_ready.set()
             self.instances[launch.name] = Instance(
                 name=launch.name, ref=f"ref-{len(self.calls)}", labels=launch.labels,
-                running=True, started_at=time.time(),
+                running=True, started_at=self.now(),
             )  # fmt: skip
         self._leave("start")
         return self.instances[launch.name]

@@ -5,12 +5,11 @@ plane), so that a test can kill the agent at any point and start another.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pytest
 
 from agents.agent import Agent, Parts
 from agents.inventory import Gpus, Host
@@ -41,10 +40,18 @@ class AgentHost:
         self.runtime = FakeRuntime()
         self.weights = FakeWeights(folder)
         self.control_plane = ControlPlane()
+        self.skew_seconds = 0.0
+        """Added to both of the agent's clocks: raise it to let time pass."""
+        self._epoch = time.time() - asyncio.get_running_loop().time()
+        self.runtime.now = self.now
         self.agent: Agent | None = None
         self._task: asyncio.Task[None] | None = None
         self._store: Store | None = None
         self._link: Link | None = None
+
+    def now(self) -> float:
+        """Return the host's wall clock, which goes as fast as the loop."""
+        return asyncio.get_running_loop().time() + self._epoch + self.skew_seconds
 
     async def start(self) -> None:
         """Start an agent, as after a restart of its program."""
@@ -66,6 +73,8 @@ class AgentHost:
             engine=lambda _kind: FakeEngine(),
             engine_command=lambda _kind, _device: ("engine",),
             engine_versions=lambda: {"vllm": "1.2.3"},
+            now=self.now,
+            monotonic=lambda: asyncio.get_running_loop().time() + self.skew_seconds,
         )
         self.agent = Agent(parts)
         self._task = asyncio.create_task(self.agent.run())
@@ -74,39 +83,32 @@ class AgentHost:
         """End the agent with no chance to tidy up: nothing but the disk and the engines stay."""
         assert self._task is not None
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-        assert self._link is not None
-        assert self._store is not None
-        await self._link.close()
-        self._store.close()
-        self._task = None
+        await self.ended()
+
+    async def restart(self) -> None:
+        """Kill the agent and start the next one."""
+        await self.kill()
+        await self.start()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until `holds`, something that no report tells."""
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not holds():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.1)
 
     async def ended(self) -> BaseException | None:
-        """Wait until the agent ends by itself; return what ended it."""
+        """Wait until the agent has ended; return what ended it, None if it was cancelled."""
         assert self._task is not None
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            with suppress(BaseException):
-                await self._task
-        return self._task.exception()
+        assert self._link is not None
+        assert self._store is not None
+        await asyncio.wait({self._task}, timeout=DEADLINE_SECONDS)
+        assert self._task.done()
+        task, self._task = self._task, None
+        await self._link.close()
+        self._store.close()
+        return None if task.cancelled() else task.exception()
 
     async def close(self) -> None:
         if self._task is not None:
             await self.kill()
         await self.runtime.close()
-
-
-@asynccontextmanager
-async def agent_host(folder: Path) -> AsyncIterator[AgentHost]:
-    """Yield a host whose agent has not been started yet."""
-    host = AgentHost(folder)
-    try:
-        yield host
-    finally:
-        await host.close()
-
-
-@pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[AgentHost]:
-    async with agent_host(tmp_path / "agent") as made:
-        yield made
