@@ -11,6 +11,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.contract.engine_contract import EngineUnderTest
 from tests.simulator_host import MODEL, launched, running
 
 CHAT = "/v1/chat/completions"
@@ -23,6 +24,10 @@ def chat(max_tokens=4, **fields):
         "ignore_eos": True,
         **fields,
     }
+
+
+def engine_of(client):
+    return EngineUnderTest(client=client, model=MODEL, block_tokens=16, has_dev_mode=True)
 
 
 async def open_stream(client, max_tokens):
@@ -96,7 +101,7 @@ class TestDrain:
     async def test_streams_complete_and_new_requests_get_500(self, tmp_path):
         with running(tmp_path, SLOW, "--shutdown-timeout=20") as simulator:
             async with simulator.client() as client:
-                lines = await open_stream(client, max_tokens=30)
+                lines = await open_stream(client, max_tokens=60)
                 simulator.process.terminate()
                 simulator.wait_for_line("Shutting down: 1 requests in flight")
 
@@ -149,10 +154,11 @@ class TestFaults:
             assert simulator.process.poll() is None
 
     async def test_a_crash_gives_an_error_chunk_then_done_then_503_then_exit_code_0(self, tmp_path):
-        with running(tmp_path, "--fail=crash_after_requests:1") as simulator:
+        with running(tmp_path, "--fail=crash_after_requests:2") as simulator:
             async with simulator.client() as client:
                 served = await client.post(CHAT, json=chat())
                 whole = asyncio.create_task(client.post(CHAT, json=chat(20_000)))
+                await engine_of(client).until_running(1)
                 events = await rest_of(await open_stream(client, max_tokens=100))
                 health = await client.get("/health")
 
