@@ -173,6 +173,9 @@ class Up:
             await self._until(name, READY_SECONDS, _answers(address))
             if self._over.is_set():
                 return
+        begun = time.time()
+        await self._start_child("agent", programs.pop("agent"))
+        await self._until("agent", READY_SECONDS, lambda: _has_orders(self._places, begun))
         for name, command in programs.items():
             await self._start_child(name, command)
         self._welcome(prepared, time.monotonic() - started)
@@ -358,6 +361,14 @@ def _answers(address: str) -> Callable[[], bool]:
             return False
 
     return probe
+
+
+def _has_orders(places: Places, since: float) -> bool:
+    """Return whether the local agent has got its orders since then: its host takes replicas."""
+    try:
+        return (places.data / "agent" / "desired.json").stat().st_mtime >= since
+    except FileNotFoundError:
+        return False
 
 
 def _check_port(variable: str, address: str) -> None:

@@ -10,12 +10,13 @@ from apps.accounts.urls import api_patterns as accounts
 from apps.catalog.urls import api_patterns as catalog
 from apps.deployments.urls import api_patterns as deployments
 from apps.fleet.urls import api_patterns as fleet
+from apps.traffic.urls import api_patterns as traffic
 from controlplane.health import livez, readyz
 from controlplane.reference import reference
 from controlplane.unknown import unknown_address
 
 urlpatterns = [
-    path("api/v1/", include([*catalog, *deployments, *fleet, *accounts])),
+    path("api/v1/", include([*catalog, *deployments, *fleet, *traffic, *accounts])),
     path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),
     re_path(r"^api(?:/.*)?$", unknown_address),
