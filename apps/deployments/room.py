@@ -14,7 +14,6 @@ from agents.wire import GpuInfo, Inventory
 from apps.catalog.entry import Device
 from apps.catalog.rooms import GpuRoom, HostRoom
 from apps.deployments.models import Replica
-from apps.deployments.reconcile.snapshot import SeenGpu, SeenHost
 from apps.deployments.states import HOLDING, ReplicaPhase
 from apps.fleet.models import Host
 from apps.fleet.queries import inventory_of
@@ -51,28 +50,6 @@ def reservations() -> dict[UUID, Reserved]:
     return found
 
 
-def seen_host(host: Host, reserved: Reserved) -> SeenHost:
-    """Return `host` as the planner sees it."""
-    inventory = inventory_of(host)
-    return SeenHost(
-        id=host.id,
-        name=host.name,
-        state=HostState(host.state),
-        cordoned=host.cordoned,
-        labels=dict(host.labels),
-        free_memory_bytes=_free_memory(inventory, reserved),
-        gpus=tuple(
-            SeenGpu(
-                uuid=gpu.uuid,
-                free_bytes=_free(gpu),
-                taken=gpu.uuid in reserved.gpus,
-                compute_capability=gpu.compute_capability,
-            )
-            for gpu in inventory.gpus
-        ),
-    )
-
-
 def fit_rooms(hosts: Iterable[Host] | None = None) -> list[HostRoom]:
     """Return the room on every host that takes replicas, for the fit. Two queries at most."""
     reserved = reservations()
@@ -89,14 +66,14 @@ def _fit_room(host: Host, reserved: Reserved) -> HostRoom:
     devices = {Device.CPU, Device.CUDA} if inventory.gpus else {Device.CPU}
     return HostRoom(
         name=host.name,
-        memory_available_bytes=_free_memory(inventory, reserved),
+        memory_available_bytes=free_memory_bytes(inventory, reserved),
         devices=frozenset(devices),
         gpus=tuple(
             GpuRoom(
                 uuid=gpu.uuid,
                 name=gpu.name,
                 total_bytes=gpu.memory_total_bytes,
-                free_bytes=0 if gpu.uuid in reserved.gpus else _free(gpu),
+                free_bytes=0 if gpu.uuid in reserved.gpus else free_gpu_bytes(gpu),
                 compute_capability=gpu.compute_capability,
             )
             for gpu in inventory.gpus
@@ -106,11 +83,13 @@ def _fit_room(host: Host, reserved: Reserved) -> HostRoom:
     )
 
 
-def _free(gpu: GpuInfo) -> int:
+def free_gpu_bytes(gpu: GpuInfo) -> int:
+    """Return what nobody holds on `gpu`."""
     return max(0, gpu.memory_total_bytes - gpu.memory_used_bytes)
 
 
-def _free_memory(inventory: Inventory, reserved: Reserved) -> int:
+def free_memory_bytes(inventory: Inventory, reserved: Reserved) -> int:
+    """Return the main memory that a new replica may take."""
     ours = inventory.memory_total_bytes - reserved.memory_bytes
     really = inventory.memory_available_bytes - reserved.not_yet_held_bytes
     return max(0, min(ours, really) - SYSTEM_RESERVE_BYTES)

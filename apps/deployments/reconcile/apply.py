@@ -15,9 +15,10 @@ from django.db.models import F
 from apps.deployments import actions, observed
 from apps.deployments.models import Decision, Deployment, Replica
 from apps.deployments.reconcile import plan
+from apps.deployments.reconcile.load import seen_host
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
-from apps.deployments.room import Reserved, reservations, seen_host
+from apps.deployments.room import Reserved, reservations
 from apps.deployments.states import ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import Host

@@ -11,14 +11,16 @@ from apps.deployments.models import Deployment, Replica, Revision
 from apps.deployments.orders import DRAIN_SECONDS
 from apps.deployments.reconcile.snapshot import (
     Constraints,
+    SeenGpu,
     SeenHost,
     SeenReplica,
     Snapshot,
     WantedRevision,
 )
-from apps.deployments.room import Reserved, reservations, seen_host
+from apps.deployments.room import Reserved, free_gpu_bytes, free_memory_bytes, reservations
 from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet.models import Host
+from apps.fleet.queries import inventory_of
 from apps.fleet.states import HostState
 from apps.telemetry import live as telemetry
 
@@ -60,6 +62,28 @@ def _hosts() -> tuple[SeenHost, ...]:
     return tuple(
         seen_host(host, reserved.get(host.pk, Reserved()))
         for host in Host.objects.order_by("name", "id")
+    )
+
+
+def seen_host(host: Host, reserved: Reserved) -> SeenHost:
+    """Return `host` as the planner sees it."""
+    inventory = inventory_of(host)
+    return SeenHost(
+        id=host.id,
+        name=host.name,
+        state=HostState(host.state),
+        cordoned=host.cordoned,
+        labels=dict(host.labels),
+        free_memory_bytes=free_memory_bytes(inventory, reserved),
+        gpus=tuple(
+            SeenGpu(
+                uuid=gpu.uuid,
+                free_bytes=free_gpu_bytes(gpu),
+                taken=gpu.uuid in reserved.gpus,
+                compute_capability=gpu.compute_capability,
+            )
+            for gpu in inventory.gpus
+        ),
     )
 
 
