@@ -121,10 +121,16 @@ class Core:
 
     def pump(self, deployment: Deployment) -> None:
         """Let those who wait take what is free."""
-        while deployment.queue.length and deployment.free():
-            ticket = deployment.queue.next()
-            if ticket is not None:
-                ticket.waiter.proceed()
+        if deployment.is_pumping:
+            return
+        deployment.is_pumping = True
+        try:
+            while deployment.queue.length and deployment.free():
+                ticket = deployment.queue.next()
+                if ticket is not None:
+                    ticket.waiter.proceed()
+        finally:
+            deployment.is_pumping = False
 
     def take(
         self, deployment: Deployment, replica: Replica, tokens: int, blocks: list[bytes]

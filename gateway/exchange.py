@@ -11,60 +11,25 @@ told in the stream, and `[DONE]` never follows. `gateway.intake` makes exchanges
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gateway import errors
-from gateway.admission import Ticket
-from gateway.call import Call
+from gateway.account import Account, Ending
 from gateway.core import Core
 from gateway.errors import Problem
-from gateway.fleet import Deployment, Replica, Waiter
-from gateway.limits import Reservation
-from gateway.record import Ending, ended
+from gateway.fleet import Deployment, Replica
+from gateway.order import Order
 from gateway.relay import Plain, Streamed
 from gateway.router import ALPHAS, Ask, choose
 from gateway.server import ClientConnection
 from gateway.sse import StreamReader
 from gateway.upstream import UpstreamConnection, UpstreamError
-from gateway.wire import KeyRoute, Outcome, UsageRecord
+from gateway.waiting import EVENT_STREAM, Wait
+from gateway.wire import Outcome
 
 MOST_RETRIES = 2
-FIRST_COMFORT_SECONDS = 10.0
-"""When a stream that only waits for its turn hears so. Before that, a refusal has a status of its
-own; clients and proxies wait longer than this."""
-
-WAKING_COMFORT_SECONDS = 1.0
-"""The same while the deployment starts: the wait will be long, and the reason is news."""
-
-COMFORT_PERIOD_SECONDS = 5.0
-_EVENT_STREAM = b"text/event-stream"
 _KEY_REFUSED = (401, 403)
 
 log = logging.getLogger("gateway.exchange")
-
-
-@dataclass(slots=True)
-class Order:
-    """What an exchange is to do: fixed from its arrival on."""
-
-    call: Call
-    key: KeyRoute
-    reservation: Reservation
-    request_id: str
-    client_request_id: str
-    session: str
-    blocks: list[bytes]
-    prompt_tokens: int
-    """An estimate, from the deployment's learned bytes per token."""
-    body: bytes
-    """What the engine gets."""
-    head_fields: bytes
-    """Header lines for the engine."""
-    answer_fields: bytes
-    """Header lines for the client."""
-    drop_usage: bool
-    drop_running: bool
-    received_at: float
 
 
 class Exchange:
@@ -90,12 +55,8 @@ class Exchange:
         self._route = b""
         self._status = 0
         self._sent_at = 0.0
-        self._ticket: Ticket[Waiter] | None = None
-        self._comforted_at = 0.0
-        self._is_headed = False
-        """The head went out with a waiting comment: from now on errors are events."""
-        self._opened: UsageRecord | None = None
-        self._slot = -1
+        self._wait: Wait | None = None
+        self._account = Account(core, deployment, order)
         self._is_closed = False
 
     def start(self) -> None:
@@ -103,63 +64,32 @@ class Exchange:
         self.client.holder = self
         self.core.opened(self)
         if self.deployment.queue.length or not self._dispatch():
-            self._wait()
+            self._queue()
 
-    # --- The queue (gateway.fleet.Waiter) ----------------------------------------------------
+    # --- The queue ---------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        ticket: Ticket[Waiter] = Ticket(self.order.key.id, self, self.order.received_at)
-        if self.deployment.queue.enter(ticket):
-            self._ticket = ticket
-            self.core.on_change()
-            return
-        now = time.monotonic()
-        self._refuse(
-            errors.busy(
-                f"The deployment {self.deployment.name!r} is full, and so is its queue.",
-                code="deployment_full",
-                retry_after_seconds=self.deployment.queue.retry_after_seconds(now),
+    def _queue(self) -> None:
+        if self._wait is None:
+            self._wait = Wait(
+                self.client,
+                self.deployment,
+                self.order,
+                proceed=self._proceed,
+                refuse=self._refuse,
             )
-        )
+        self._wait.enter()
+        self.core.on_change()
 
-    def proceed(self) -> None:
+    def _proceed(self) -> None:
         """A slot is free."""
-        self._ticket = None
         if not self._dispatch():
             self._tried.clear()
             if not self._dispatch():
-                self._wait()
+                self._queue()
 
-    def give_up(self, reason: str) -> None:
-        """The time to wait ran out, or the gateway stops."""
-        self._ticket = None
-        now = time.monotonic()
-        retry_after = self.deployment.queue.retry_after_seconds(now)
-        self._refuse(errors.busy(reason, code="queue_timeout", retry_after_seconds=retry_after))
-
-    def comfort(self, now: float) -> None:
-        """Tell a client that streams what it waits for, if it is time to."""
-        waking = self.deployment.is_waking
-        first = WAKING_COMFORT_SECONDS if waking else FIRST_COMFORT_SECONDS
-        waited = now - self.order.received_at
-        recently = now - self._comforted_at < COMFORT_PERIOD_SECONDS
-        if not self.order.call.stream or waited < first or recently or self.client.is_paused:
-            return
-        self._comforted_at = now
-        if not self._is_headed:
-            self._is_headed = True
-            self.client.begin(200, kind=_EVENT_STREAM, extra=self.order.answer_fields)
-        self.client.send(b": " + self._news().encode() + b"\n\n")
-
-    def _news(self) -> str:
-        if not self.deployment.is_waking:
-            return "waiting for a free slot"
-        wake = self.deployment.route.wake
-        if wake is None:
-            return "starting"
-        phase = "" if wake.phase == "starting" else f", {wake.phase}"
-        eta = f", about {wake.eta_seconds:.0f} s" if wake.eta_seconds is not None else ""
-        return f"starting{phase}{eta}".replace("\n", " ")
+    @property
+    def _is_headed(self) -> bool:
+        return self._wait is not None and self._wait.is_headed
 
     # --- A replica ---------------------------------------------------------------------------
 
@@ -172,7 +102,7 @@ class Exchange:
         if not free:
             return False
         spool = self.core.spool
-        if self._opened is None and spool is not None and not spool.is_accepting:
+        if not self._account.is_admitted and spool is not None and not spool.is_accepting:
             self._refuse(
                 errors.busy("Usage cannot be recorded.", code="spool_full", retry_after_seconds=5.0)
             )
@@ -186,7 +116,8 @@ class Exchange:
             turn=deployment.turn,
             alpha=ALPHAS.get(deployment.route.profile, ALPHAS["balanced"]),
         )
-        deployment.turn += 1
+        if not self._retries:
+            deployment.turn += 1
         choice = choose(deployment.route.policy, free, ask, deployment.prefixes)
         self._uncached_tokens = choice.uncached_tokens
         self._route = choice.reason.encode()
@@ -194,8 +125,8 @@ class Exchange:
         return True
 
     def _send_to(self, replica: Replica, now: float) -> None:
-        if self._opened is None:
-            self._admit(replica, now)
+        if not self._account.is_admitted:
+            self._account.open(replica.id, now)
         self.replica = replica
         self._tried.add(replica.id)
         self._is_prefilled = False
@@ -205,30 +136,6 @@ class Exchange:
             replica.heard_at = now
         self.core.take(self.deployment, replica, self._uncached_tokens, self.order.blocks)
         self._call_off = replica.pool.open(self)
-
-    def _admit(self, replica: Replica, now: float) -> None:
-        """Write the admission: from here on the request ends in exactly one record."""
-        order, call = self.order, self.order.call
-        self._opened = UsageRecord(
-            id=order.request_id,
-            key_id=order.key.id,
-            deployment=self.deployment.name,
-            replica=replica.id,
-            model=call.model,
-            path=call.endpoint.path,
-            stream=call.stream,
-            admitted_at=time.time(),
-            queue_seconds=now - order.received_at,
-            outcome=Outcome.GATEWAY_LOST,
-            error="the gateway ended before the request did",
-            bytes_in=len(call.body),
-            parent_id=order.client_request_id,
-        )
-        if self.core.spool is not None:
-            self._slot = self.core.spool.admit(self._opened)
-        self.deployment.tally.in_flight += 1
-        self.deployment.tally.requests += 1
-        self.core.on_change()
 
     # --- The answer (gateway.upstream.Sink) --------------------------------------------------
 
@@ -258,7 +165,7 @@ class Exchange:
             order.answer_fields,
         )
         head = None if self._is_headed else (status, kind, extra)
-        if kind.startswith(_EVENT_STREAM):
+        if kind.startswith(EVENT_STREAM):
             reader = StreamReader(
                 order.call.endpoint.api,
                 drop_usage=order.drop_usage,
@@ -378,7 +285,7 @@ class Exchange:
         self.deployment.tally.retried += 1
         self._is_second_connection = False
         if not self._dispatch():
-            self._wait()
+            self._queue()
 
     def _fail(self, reason: str, *, status: int = 502) -> None:
         """Tell the client that the answer will not come, or not to its end."""
@@ -442,59 +349,25 @@ class Exchange:
         if self._is_closed:
             return
         self._is_closed = True
-        now = time.monotonic()
-        had_replica = self.replica is not None
+        relay, now = self._relay, time.monotonic()
+        reached_engine = self.replica is not None and outcome is not Outcome.COMPLETED
         self._leave_replica()
-        if self._ticket is not None:
-            self.deployment.queue.leave(self._ticket)
+        if self._wait is not None:
+            self._wait.leave()
         self.core.closed(self)
         self.client.holder = None
-        use = self.core.keys.use_of(self.order.key.id)
-        if self._opened is None:
-            use.give_back(self.order.reservation, now)
-            self.deployment.tally.refused += 1
-        else:
-            record = ended(self._opened, self._ending(outcome, status, error, now, had_replica))
-            if self.core.spool is not None:
-                self.core.spool.close(self._slot, record)
-            self._count(record)
-            use.settle(self.order.reservation, record.prompt_tokens + record.output_tokens, now)
-            self.deployment.tally.in_flight -= 1
-            self.deployment.queue.freed(now)
-        self.core.pump(self.deployment)
-        self.core.on_change()
-
-    def _ending(
-        self, outcome: Outcome, status: int, error: str, now: float, had_replica: bool
-    ) -> Ending:
-        relay, order = self._relay, self.order
-        is_stream = isinstance(relay, Streamed)
-        first_at = relay.first_at if relay is not None and is_stream else 0.0
-        reached_engine = had_replica and outcome is not Outcome.COMPLETED
-        is_broken = reached_engine or bool(relay and relay.chunks)
-        return Ending(
+        ending = Ending(
             outcome=outcome,
             status=status,
             error=error,
             replica=self._last_replica_id,
-            total_seconds=now - order.received_at,
-            ttft_seconds=first_at - order.received_at if first_at else None,
+            first_at=relay.first_at if isinstance(relay, Streamed) else 0.0,
             usage=relay.usage if relay is not None else None,
-            prompt_estimate_tokens=order.prompt_tokens if is_broken else 0,
             chunks=relay.chunks if relay is not None else 0,
+            reached_engine=reached_engine,
             bytes_out=self.client.bytes_out,
             retries=self._retries,
         )
-
-    def _count(self, record: UsageRecord) -> None:
-        deployment = self.deployment
-        if not record.estimated:
-            deployment.learn_bytes_per_token(self.order.call.prompt_bytes, record.prompt_tokens)
-        replica = deployment.replicas.get(record.replica)
-        is_failed = record.outcome is Outcome.FAILED and record.status >= 500
-        for tally in (deployment.tally, replica.tally if replica else None):
-            if tally is not None:
-                tally.failed += is_failed
-                tally.prompt_tokens += record.prompt_tokens
-                tally.cached_tokens += record.cached_tokens or 0
-                tally.output_tokens += record.output_tokens
+        self._account.close(ending, now)
+        self.core.pump(self.deployment)
+        self.core.on_change()

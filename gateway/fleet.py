@@ -77,6 +77,8 @@ class Deployment:
     tally: Tally = field(default_factory=Tally)
     bytes_per_token: float = FIRST_BYTES_PER_TOKEN
     turn: int = 0
+    is_pumping: bool = False
+    """The queue is being served: whoever leaves meanwhile need not begin that anew."""
 
     @property
     def limit(self) -> int:

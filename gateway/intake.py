@@ -12,8 +12,9 @@ from gateway.auth import check_model
 from gateway.call import Api, Call, Endpoint, Rewrite, parse, rewritten
 from gateway.core import Core
 from gateway.errors import Problem, Refused
-from gateway.exchange import Exchange, Order
+from gateway.exchange import Exchange
 from gateway.fleet import Deployment
+from gateway.order import Order
 from gateway.prefix import chain
 from gateway.server import ClientConnection, Request
 from gateway.wire import KeyRoute, ModelRoute

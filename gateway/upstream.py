@@ -195,6 +195,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_ended",
         "_headers",
         "_is_paused",
+        "_is_reusable",
         "_parser",
         "_sink",
         "_status",
@@ -213,6 +214,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._status = 0
         self._began = False
         self._ended = False
+        self._is_reusable = False
         self._is_paused = False
         self._uses = 0
         self.idle_since = 0.0
@@ -223,7 +225,7 @@ class UpstreamConnection(asyncio.Protocol):
         """Make ready for one request of `sink`."""
         self._sink = sink
         self._headers = {}
-        self._began = self._ended = False
+        self._began = self._ended = self._is_reusable = False
         self._uses += 1
 
     def send(self, head: bytes, body: bytes) -> None:
@@ -285,8 +287,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is None:
             return
         if self._began and not self._is_framed() and exc is None:
-            self._ended = True
-            self._finish(reusable=False)
+            self._finish()
         else:
             self._lose(str(exc) if exc else "the replica closed the connection")
 
@@ -311,17 +312,18 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._status >= 200:
             self._ended = True
+            self._is_reusable = self._parser.should_keep_alive()
 
     # --- Ends --------------------------------------------------------------------------------
 
     def _is_framed(self) -> bool:
         return b"content-length" in self._headers or b"transfer-encoding" in self._headers
 
-    def _finish(self, *, reusable: bool = True) -> None:
+    def _finish(self) -> None:
         sink, self._sink = self._sink, None
         self._ended = False
         self.resume()
-        if reusable and self._parser.should_keep_alive() and not self._transport.is_closing():
+        if self._is_reusable and not self._transport.is_closing():
             self.pool.give_back(self)
         else:
             self._transport.close()

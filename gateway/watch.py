@@ -21,10 +21,10 @@ SWEEP_PERIOD_SECONDS = 1.0
 log = logging.getLogger("gateway.watch")
 
 
-async def watch_queues(core: Core) -> None:
+async def watch_queues(core: Core, *, period_seconds: float = QUEUE_PERIOD_SECONDS) -> None:
     """Refuse those whose time ran out and comfort the others, for ever."""
     while True:
-        await asyncio.sleep(QUEUE_PERIOD_SECONDS)
+        await asyncio.sleep(period_seconds)
         now = time.monotonic()
         for deployment in list(core.fleet.deployments.values()):
             if deployment.queue.length:
@@ -47,11 +47,16 @@ def _tend_queue(deployment: Deployment, now: float) -> None:
         ticket.waiter.comfort(now)
 
 
-async def sweep(core: Core, clients: Iterable[ClientConnection]) -> None:
+async def sweep(
+    core: Core,
+    clients: Iterable[ClientConnection],
+    *,
+    period_seconds: float = SWEEP_PERIOD_SECONDS,
+) -> None:
     """Close what is idle, give up what is overdue, ask silent and ejected replicas, for ever."""
     async with asyncio.TaskGroup() as probes:
         while True:
-            await asyncio.sleep(SWEEP_PERIOD_SECONDS)
+            await asyncio.sleep(period_seconds)
             now = time.monotonic()
             for client in list(clients):
                 client.sweep(now)

@@ -150,7 +150,7 @@ class Upstream:
         self._tasks.add(task)
         self.connections += 1
         try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
                 while not writer.is_closing():
                     await self._answer_one(reader, writer)
         finally:
