@@ -9,9 +9,10 @@ import pytest
 from channels.layers import get_channel_layer
 from django.db import transaction
 
+from apps.deployments import observed
 from apps.deployments.models import Replica
 from apps.deployments.states import ReplicaPhase
-from apps.lib import doorbell
+from apps.lib import clock, doorbell
 from apps.telemetry import live
 from apps.traffic import actions, endpoints
 from apps.traffic.models import UsageRow
@@ -122,13 +123,19 @@ class TestTable:
         assert second.revision > first.revision
         assert second.models["smol"].replicas[0].state == "draining"
 
-    async def test_sees_a_change_for_which_nobody_rang(self, credential, redis):
-        row = await in_thread(lambda: world.replica(world.deployment(), world.host()))
+    async def test_sees_a_change_whose_ring_was_lost(self, credential, no_redis):
+        def move():
+            replica = Replica.objects.select_related("deployment", "host").get()
+            observed.move_replica(
+                replica, ReplicaPhase.LOST, now=clock.now(), reason="silent", actor="test"
+            )
+
+        await in_thread(lambda: world.replica(world.deployment(), world.host()))
         async with Plane(credential) as plane:
             first = table_of(await plane.table())
             waiting = asyncio.create_task(plane.table(known=first.revision, wait=20))
             await asyncio.sleep(0.1)
-            await in_thread(Replica.objects.filter(pk=row.pk).update, phase=ReplicaPhase.LOST)
+            await in_thread(move)
             second = table_of(await asyncio.wait_for(waiting, 5))
 
         assert second.models["smol"].replicas == ()
@@ -197,7 +204,7 @@ class TestLive:
         async with Plane(credential) as plane:
             await plane.post("live", encode(message))
 
-        assert live.wakes(endpoints.clock.now()) == {"smol"}
+        assert live.wakes(clock.now()) == {"smol"}
 
     async def test_without_redis_says_that_nothing_was_kept(self, credential, no_redis):
         message = Live(gateway_id="g1", started_at=1.0, seq=1)
