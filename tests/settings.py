@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 _folder = Path(tempfile.mkdtemp(prefix="hearth-test-"))
+(_folder / "static").mkdir()  # WhiteNoise warns of a folder that is not there
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
 for _name in [name for name in os.environ if name.startswith(("HEARTH_", "MILVUS_"))]:

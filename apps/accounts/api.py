@@ -22,6 +22,7 @@ from apps.accounts.states import Role
 from apps.lib import clock
 from apps.lib.paging import Pages
 from apps.lib.problems import Problem
+from apps.lib.strict import StrictSerializer
 
 _ROLES = [(role.value, role.value) for role in Role]
 
@@ -107,7 +108,7 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
         read_only_fields = ["id", "created_at", "last_used_at"]
 
 
-class NewTokenSerializer(serializers.Serializer[Any]):
+class NewTokenSerializer(StrictSerializer):
     name = serializers.CharField(max_length=80, help_text="What it is for.")
     expires_at = serializers.DateTimeField(required=False, allow_null=True, default=None)
 
@@ -173,7 +174,7 @@ class UserSerializer(serializers.Serializer[User]):
     last_login = serializers.DateTimeField(read_only=True, allow_null=True)
 
 
-class NewUserSerializer(serializers.Serializer[Any]):
+class NewUserSerializer(StrictSerializer):
     username = serializers.RegexField(
         r"\A[\w.@+-]+\Z",
         max_length=150,
@@ -183,7 +184,7 @@ class NewUserSerializer(serializers.Serializer[Any]):
     role = serializers.ChoiceField(choices=_ROLES, default=Role.VIEWER.value)
 
 
-class UserPatchSerializer(serializers.Serializer[Any]):
+class UserPatchSerializer(StrictSerializer):
     role = serializers.ChoiceField(choices=_ROLES, required=False)
     is_active = serializers.BooleanField(required=False)
     password = serializers.CharField(max_length=200, trim_whitespace=False, required=False)

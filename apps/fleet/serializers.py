@@ -11,6 +11,7 @@ from apps.fleet import queries
 from apps.fleet.models import Host, JoinToken
 from apps.fleet.prices import PriceBook
 from apps.fleet.states import HostState
+from apps.lib.strict import StrictSerializer
 
 _LABEL_PART = r"\A[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?\Z"
 _LABELS_LIMIT = 64
@@ -106,7 +107,7 @@ def host_row(host: "queries.CountedHost", book: PriceBook) -> dict[str, Any]:
     }
 
 
-class HostPatchSerializer(serializers.Serializer[Any]):
+class HostPatchSerializer(StrictSerializer):
     price_per_hour_usd = PriceField(
         required=False, allow_null=True, help_text="null goes back to the default of its kind."
     )
@@ -175,5 +176,5 @@ class DefaultPriceSerializer(serializers.Serializer[Any]):
     is_set = serializers.BooleanField(help_text="An admin set it; else it comes with Hearth.")
 
 
-class NewDefaultPriceSerializer(serializers.Serializer[Any]):
+class NewDefaultPriceSerializer(StrictSerializer):
     price_per_hour_usd = PriceField()
