@@ -1,10 +1,11 @@
 """What a deployment is in a list, as plain values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from apps.catalog import catalog
-from apps.dashboard import words
+from apps.dashboard import history, words
 from apps.dashboard.queries import Seen
 from apps.dashboard.words import Status
 from apps.deployments.models import Replica
@@ -14,14 +15,6 @@ from apps.telemetry.numbers import FleetNumbers, Flow
 
 ENGINE_WORDS = {"vllm": "vLLM", "simulator": "Simulator"}
 PER_PAGE = 100
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sparks:
-    """The last minute of two numbers, oldest first."""
-
-    tokens_per_second: Sequence[float | None] = ()
-    ttft_p95_seconds: Sequence[float | None] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +38,8 @@ class Row:
     usd_per_hour: float
     stoppable: bool
     deleting: bool
-    sparks: Sparks = field(default_factory=Sparks)
+    spark: Sequence[float] = ()
+    """Output tokens per second of the last minutes, oldest first."""
 
     @property
     def off(self) -> bool:
@@ -96,6 +90,12 @@ def _memory(seen: Seen, numbers: FleetNumbers) -> int | None:
     held = [numbers.replicas[str(r.pk)] for r in seen.replicas if str(r.pk) in numbers.replicas]
     known = [one.memory_bytes for one in held if one.memory_bytes is not None]
     return sum(known) if known else None
+
+
+def with_sparks(rows: Sequence[Row], now: datetime) -> list[Row]:
+    """Return `rows` with their sparklines. One query."""
+    lines = history.sparks([row.name for row in rows], now=now)
+    return [replace(row, spark=lines.get(row.name, ())) for row in rows]
 
 
 def model_name(slug: str) -> str:

@@ -51,7 +51,7 @@ _SECTIONS = (
           ("catalog", "book-open", "Catalog"))),
     ("Try", (("playground", "message-square", "Playground"),)),
     ("Capacity", (("hosts", "server", "Hosts"), ("activity", "activity", "Activity"))),
-    ("Access", (("keys", "key-round", "API keys"),)),
+    ("Access", (("keys", "key-round", "API keys"), ("usage", "chart-no-axes-column", "Usage"))),
     ("System", (("settings", "settings", "Settings"), ("audit", "history", "Audit log"))),
 )  # fmt: skip
 

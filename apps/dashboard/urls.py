@@ -14,6 +14,7 @@ from apps.dashboard.views import (
     palette,
     playground,
     settings,
+    usage,
 )
 
 urlpatterns: list[URLPattern] = [
@@ -47,6 +48,7 @@ urlpatterns: list[URLPattern] = [
     path("playground/stream/", playground.stream, name="playground-stream"),
     path("keys/", keys.index, name="keys"),
     path("keys/<uuid:key_id>/revoke/", keys.revoke, name="key-revoke"),
+    path("usage/", usage.index, name="usage"),
     path("activity/", activity.events, name="activity"),
     path("audit/", activity.audit, name="audit"),
     path("settings/", settings.index, name="settings"),

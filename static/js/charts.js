@@ -3,7 +3,7 @@
 
 import * as units from "./units.js";
 
-const WINDOW = 300;
+let windowSeconds = 300;
 const css = getComputedStyle(document.documentElement);
 const colour = {};
 
@@ -75,6 +75,7 @@ const drawn = [];
 /* `history` is {at: [seconds], <field>: [...]}, oldest first. */
 export function build(history) {
   readColours();
+  windowSeconds = history.window ?? 300;
   at.push(...(history.at ?? []));
   for (const field of FIELDS) values[field].push(...(history[field] ?? at.map(() => null)));
   const make = () => {
@@ -89,11 +90,11 @@ export function build(history) {
 }
 
 export function push(time, flow) {
-  if (at.length && time <= at.at(-1)) return;
-  if (at.length && time - at.at(-1) > 30) gap(time);
+  if (windowSeconds > 300 || (at.length && time <= at.at(-1))) return;
+  if (at.length && time - at.at(-1) > 45) gap(time);
   at.push(time);
   for (const field of FIELDS) values[field].push(flow?.[field] ?? null);
-  while (at.length && time - at[0] > WINDOW) {
+  while (at.length && time - at[0] > windowSeconds) {
     at.shift();
     FIELDS.forEach((field) => values[field].shift());
   }
@@ -145,11 +146,11 @@ function options(chart, box) {
     legend: { show: false },
     cursor: { sync: { key: "hearth", setSeries: false }, y: false, drag: { x: false, y: false }, points: { size: 6, width: 1.5, fill: () => colour.surface } },
     scales: {
-      x: { time: true, range: () => { const end = at.at(-1) ?? Date.now() / 1000; return [end - WINDOW, end]; } },
+      x: { time: true, range: () => { const end = at.at(-1) ?? Date.now() / 1000; return [end - windowSeconds, end]; } },
       y: { range: (_u, _low, high) => [0, Math.max(high || 0, chart.def.least) * 1.12] },
     },
     axes: [
-      { ...axis, size: 22, gap: 4, grid: { show: false }, space: 60, incrs: [60, 120, 300], values: (u, marks) => marks.map((t) => (u.scales.x.max - t < 14 ? "" : clock(t))) },
+      { ...axis, size: 22, gap: 4, grid: { show: false }, space: 60, incrs: [60, 120, 300, 600, 1800, 3600, 7200, 14400, 21600, 43200, 86400], values: (u, marks) => marks.map((t) => (u.scales.x.max - t < windowSeconds / 21 ? "" : clock(t))) },
       { ...axis, size: 46, gap: 6, space: 30, grid: { stroke: () => colour.line, width: 1 }, values: (_u, marks) => marks.map(chart.def.axis) },
     ],
     series: [{}, ...chart.def.series],
@@ -157,7 +158,10 @@ function options(chart, box) {
   };
 }
 
-const clock = (time) => new Date(time * 1000).toTimeString().slice(0, 5);
+function clock(time) {
+  const date = new Date(time * 1000);
+  return windowSeconds > 172_800 ? `${date.getDate()}.${date.getMonth() + 1}.` : date.toTimeString().slice(0, 5);
+}
 
 function lastPoint(u) {
   const n = at.length - 1;

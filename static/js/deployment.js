@@ -16,6 +16,7 @@ live.start({
   onPart: followLog,
 });
 followLog();
+document.querySelectorAll(".failure .log").forEach((box) => (box.scrollTop = box.scrollHeight));
 
 /* A deployment without traffic has no row: that is zero, not unknown. */
 function idle() {

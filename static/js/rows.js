@@ -3,8 +3,10 @@
 import * as live from "./live.js";
 import * as units from "./units.js";
 
-const SPARK_POINTS = 60;
+const SPARK_POINTS = 30;
+const STEP_FRAMES = 10;
 const lines = new Map();
+let frames = 0;
 
 export function set(element, text, tone = "") {
   if (!element) return;
@@ -19,17 +21,18 @@ export function meter(element, ratio) {
   element?.lastElementChild.setAttribute("width", `${(Math.min(Math.max(ratio ?? 0, 0), 1) * 100).toFixed(1)}%`);
 }
 
-/* Remembers one more second for the sparklines; called once a frame. */
+/* Adds to the sparklines what the server drew of them; a point is ten seconds. Called once a frame. */
 export function remember() {
+  const next = frames++ % STEP_FRAMES === 0;
   for (const tr of document.querySelectorAll("#rows tr[data-name]")) {
-    const line = lines.get(tr.dataset.name) ?? drawn(tr);
-    line.push(live.row("deployments", tr.dataset.name)?.output_tokens_per_second ?? 0);
+    const line = lines.get(tr.dataset.name) ?? tr.dataset.spark.split(",").filter(Boolean).map(Number);
+    const value = live.row("deployments", tr.dataset.name)?.output_tokens_per_second ?? 0;
+    if (next) line.push(value);
+    else line[line.length - 1] = value;
     if (line.length > SPARK_POINTS) line.shift();
     lines.set(tr.dataset.name, line);
   }
 }
-
-const drawn = (tr) => JSON.parse(tr.dataset.spark ?? "[]");
 
 export function paintAll() {
   for (const tr of document.querySelectorAll("#rows tr[data-name]")) paintRow(tr);
@@ -61,7 +64,7 @@ function spark(svg, values) {
   if (!svg || values.length < 2) return;
   const top = Math.max(1, ...values) * 1.1;
   const offset = SPARK_POINTS - values.length;
-  const path = values.map((v, n) => `${n ? "L" : "M"}${offset + n} ${(23 - (v / top) * 21).toFixed(1)}`).join("");
+  const path = values.map((v, n) => `${n ? "L" : "M"}${(offset + n) * 2} ${(23 - (v / top) * 21).toFixed(1)}`).join("");
   svg.querySelector(".l").setAttribute("d", path);
-  svg.querySelector(".a").setAttribute("d", `${path}V24H${offset}Z`);
+  svg.querySelector(".a").setAttribute("d", `${path}V24H${offset * 2}Z`);
 }

@@ -137,7 +137,7 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (typing || event.metaKey || event.ctrlKey || event.altKey) return;
-  const went = { d: "deployments", c: "catalog", h: "hosts", o: "overview", p: "playground", k: "keys", a: "activity" }[event.key];
+  const went = { d: "deployments", c: "catalog", h: "hosts", o: "overview", p: "playground", k: "keys", u: "usage", a: "activity" }[event.key];
   if (lead === "g" && went) location.assign($(`[data-nav="${went}"]`).href);
   else if (event.key === "/" && $("#q")) {
     event.preventDefault();

@@ -45,7 +45,7 @@ _GLYPHS = {  # 12 px, one shape a state, so that colour is never the only signal
     'stroke-width="1.6" stroke-dasharray="2 2"/>',
 }
 
-SPARK_POINTS = 60
+SPARK_POINTS = 30
 _MAX_PIPS = 8
 
 
@@ -111,7 +111,7 @@ def meter(ratio: float | None, hue: str, name: str = "") -> SafeString:
 
 @register.simple_tag
 def spark(values: Sequence[float | None], hue: str, name: str = "") -> SafeString:
-    """Return a sparkline of up to 60 values, drawn from 0, newest at the right edge."""
+    """Return a sparkline of up to 30 values, drawn from 0, newest at the right edge."""
     line, area = spark_paths(values)
     return format_html(
         '<svg class="spark {}" data-s="{}" viewBox="0 0 59 24" preserveAspectRatio="none" '
@@ -130,9 +130,9 @@ def spark_paths(values: Sequence[float | None]) -> tuple[str, str]:
         return "", ""
     top = max(max(points), 1.0) * 1.1
     offset = SPARK_POINTS - len(points)
-    steps = [f"{offset + n} {23 - value / top * 21:.1f}" for n, value in enumerate(points)]
+    steps = [f"{(offset + n) * 2} {23 - value / top * 21:.1f}" for n, value in enumerate(points)]
     line = "M" + "L".join(steps)
-    return line, f"{line}V24H{offset}Z"
+    return line, f"{line}V24H{offset * 2}Z"
 
 
 @register.simple_tag

@@ -1,33 +1,41 @@
 """One deployment: how it starts, how it serves, what happened, and how to use it."""
 
 from dataclasses import asdict
+from datetime import timedelta
 
 from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from apps.dashboard import addresses, charts, detail, queries, rows, shell
+from apps.dashboard import addresses, charts, detail, history, queries, rows, shell
 from apps.dashboard.queries import Seen
 from apps.lib import clock
 from apps.lib.problems import Problem
 from apps.telemetry import live
+from apps.traffic import costs
+
+BILL_WINDOW = timedelta(hours=24)
 
 
 @require_safe
 def show(request: HttpRequest, name: str) -> HttpResponse:
     """Show the page of the deployment `name`."""
     seen = _found(name)
-    numbers = live.numbers()
+    now, numbers = clock.now(), live.numbers()
+    wanted = history.range_of(request.GET.get("range", ""))
     row = rows.row(seen, numbers)
     context = {
         "row": row,
         "seen": seen,
         "status": seen.status,
-        "start": detail.start(seen, clock.now()),
+        "start": detail.start(seen, now),
         "failure": detail.failure(seen),
         "replicas": detail.replica_rows(seen, numbers),
         "charts": charts.of_flow(row.flow, big=True),
-        "history": {},
+        "range": wanted,
+        "ranges": history.RANGES,
+        "history": history.of_deployment(name, wanted, since=seen.deployment.created_at, now=now),
+        "bill": costs.bill_of(name, now - BILL_WINDOW, now),
         "prices": detail.prices(seen),
         "events": queries.events(deployment=name, limit=12),
         "base": _base(request),

@@ -32,7 +32,7 @@ def index(request: HttpRequest) -> HttpResponse:
     page = Paginator(shown, rows.PER_PAGE).get_page(request.GET.get("page"))
     context = {
         "page": page,
-        "rows": list(page),
+        "rows": rows.with_sparks(list(page), clock.now()),
         "total": len(whole),
         "ready": sum(row.ready for row in whole),
         "chips": _chips(whole),

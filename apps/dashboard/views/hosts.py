@@ -45,6 +45,15 @@ class GpuCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """A replica that a host holds."""
+
+    deployment: str
+    status: Status
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class HostRow:
     name: str
     status: Status
@@ -52,7 +61,7 @@ class HostRow:
     inventory: Inventory
     sample: HostSample | None
     gpus: tuple[GpuCell, ...]
-    replicas: tuple[Replica, ...]
+    held: tuple[Held, ...]
     usd_per_hour: Decimal
     own_price: Decimal | None
     is_default_price: bool
@@ -108,11 +117,19 @@ def _row(host: Host, numbers: FleetNumbers, book: PriceBook) -> HostRow:
         inventory=inventory,
         sample=sample,
         gpus=_gpus(inventory, sample, replicas),
-        replicas=replicas,
+        held=tuple(_held(replica) for replica in replicas),
         usd_per_hour=price,
         own_price=host.price_per_hour_usd,
         is_default_price=is_default,
         seen_at=host.last_seen_at,
+    )
+
+
+def _held(replica: Replica) -> Held:
+    return Held(
+        deployment=replica.deployment.name,
+        status=words.of_replica(replica.phase),
+        memory_bytes=replica.memory_bytes,
     )
 
 

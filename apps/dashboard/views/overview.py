@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
-from apps.dashboard import charts, queries, rows, shell, words
+from apps.dashboard import charts, history, queries, rows, shell, words
 from apps.dashboard.queries import Seen
+from apps.dashboard.rows import Row
 from apps.dashboard.words import Status
 from apps.fleet.models import Host
 from apps.fleet.states import HostState
+from apps.lib import clock
 from apps.telemetry import live
 from apps.traffic import queries as traffic_queries
 
@@ -30,15 +32,15 @@ class Worry:
 @require_safe
 def show(request: HttpRequest) -> HttpResponse:
     """Show the overview; until there is a deployment, the first steps."""
-    numbers = live.numbers()
+    now, numbers = clock.now(), live.numbers()
     seen, hosts = queries.deployments(), queries.hosts()
     whole = [rows.row(one, numbers) for one in seen]
     has_key = traffic_queries.api_keys().exists()
     context = {
         "worries": _worries(seen, hosts),
         "charts": charts.of_flow(numbers.total, big=False),
-        "history": {},
-        "rows": sorted(whole, key=lambda row: (row.off, -row.load_ratio, row.name))[:TOP],
+        "history": history.of_fleet(now=now),
+        "rows": rows.with_sparks(_busiest(whole), now),
         "total": len(whole),
         "hosts": len(hosts),
         "gpus": sum(len(host.inventory.get("gpus", ())) for host in hosts),
@@ -49,6 +51,10 @@ def show(request: HttpRequest) -> HttpResponse:
         "simulated": any(row.simulated for row in whole),
     }
     return shell.page(request, "overview", context, title="Overview", live="overview")
+
+
+def _busiest(whole: list[Row]) -> list[Row]:
+    return sorted(whole, key=lambda row: (row.off, -row.load_ratio, row.name))[:TOP]
 
 
 def _worries(seen: list[Seen], hosts: list[Host]) -> list[Worry]:
