@@ -48,27 +48,52 @@ def order(
 
 
 class EngineServer:
-    """Serves `/health`, `/metrics` and a completion that answers slowly if told to."""
+    """Serves `/health`, `/metrics`, echoes paths, and streams `/v1/completions`."""
 
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.is_ready = asyncio.Event()
         self.is_healthy = True
+        self.mute = False
+        """Take requests and answer none."""
+        self.gate = asyncio.Event()
+        """A stream sends one chunk, then waits for this."""
+        self.flood_bytes = 0
+        """A stream sends this much without a pause, if set."""
+        self.flooded_bytes = 0
         self.closed_by_client = asyncio.Event()
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
-        self.gate = asyncio.Event()
-        """A request to `/v1/completions` streams one chunk, then waits for this."""
-        self.server: asyncio.Server | None = None
+        self._asked = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> None:
-        self.server = await asyncio.start_unix_server(self._serve, str(self.socket))
+        self._server = await asyncio.start_unix_server(self._serve, str(self.socket))
 
     async def close(self) -> None:
-        if self.server is not None:
-            self.server.close()
+        """Listen no more; let go of every connection."""
+        if self._server is not None:
+            self._server.close()
             self.socket.unlink(missing_ok=True)
+        await self.crash()
+
+    async def crash(self) -> None:
+        """Cut every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def until_asked(self) -> None:
+        await self._asked.wait()
+
+    async def until_stuck(self) -> None:
+        """Wait until a flood goes no further."""
+        before = -1
+        while before != self.flooded_bytes:
+            before = self.flooded_bytes
+            await asyncio.sleep(0.1)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         try:
             while (head := await _head(reader)) is not None:
                 line, headers = head
@@ -76,29 +101,40 @@ class EngineServer:
                 if headers.get("transfer-encoding") == "chunked":
                     body = await _chunks(reader)
                 self.seen.append((line, headers, body))
-                await self._answer(line.split(" ")[1], writer)
+                self._asked.set()
+                if not self.mute:
+                    await self._answer(line.split(" ")[1], reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             self.closed_by_client.set()
         finally:
+            self._writers.discard(writer)
             writer.close()
 
-    async def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
+    async def _answer(
+        self, path: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if path == "/v1/completions":
-            await self._stream(writer)
+            await self._stream(reader, writer)
             return
         status = 200 if self.is_ready.is_set() and self.is_healthy else 503
         text = "kv_tokens 5760\n" if path == "/metrics" else json.dumps({"path": path})
         writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
         await writer.drain()
 
-    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+    async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
         await writer.drain()
-        gone = asyncio.create_task(writer.wait_closed())
+        while self.flooded_bytes < self.flood_bytes:
+            writer.write(b"10000\r\n" + bytes(65536) + b"\r\n")
+            await writer.drain()
+            self.flooded_bytes += 65536
+        gone = asyncio.create_task(reader.read(1))
         gate = asyncio.create_task(self.gate.wait())
         await asyncio.wait({gone, gate}, return_when=asyncio.FIRST_COMPLETED)
         if gone.done():
             self.closed_by_client.set()
+            return
+        gone.cancel()
         writer.write(b"4\r\nlast\r\n0\r\n\r\n")
         await writer.drain()
 
