@@ -1,6 +1,7 @@
 """From an order to tokens and back to nothing, with every part real but the engine."""
 
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import httpx
@@ -23,14 +24,16 @@ def remove(instance: Hearth, name: str) -> None:
     wait_until(lambda: gone(instance, name), 60, f"{name} to be gone")
 
 
-class TestOneDeployment:
-    @pytest.fixture(scope="class")
-    def name(self, simulated):
-        simulated.deploy(SMOL, name="story")
-        simulated.wait_for("story", "ready", 60)
-        yield "story"
-        remove(simulated, "story")
+@pytest.fixture(scope="module")
+def name(simulated: Hearth) -> Iterator[str]:
+    """A deployment that serves."""
+    simulated.deploy(SMOL, name="story")
+    simulated.wait_for("story", "ready", 60)
+    yield "story"
+    remove(simulated, "story")
 
+
+class TestOneDeployment:
     def test_says_that_it_is_a_simulation(self, simulated, name):
         assert simulated.deployment(name)["simulated"] is True
 
@@ -100,7 +103,7 @@ class TestOneDeployment:
         assert traffic.faults == []
 
     def test_requests_go_on_while_the_control_plane_is_away(self, simulated, client, name):
-        web = simulated.child("web")
+        web = simulated.child("uvicorn")
         web.suspend()
         try:
             answers = [stream(client, name, "hello", max_tokens=4) for _ in range(3)]
