@@ -1,14 +1,19 @@
-"""The Celery application of the worker: `celery -A controlplane.celery worker -B --pool solo`.
+"""The Celery application of the worker: `celery -A controlplane.celery worker --pool solo`.
 
 Redis only carries the messages; the database says what was done. A task may run twice, and every
-periodic one takes a lease, so two schedulers or none do no harm.
+periodic one takes a lease, so any number of schedulers does no harm: each worker has one, in a
+thread, because a process of its own (`-B`) would cost 60 MB.
 """
 
 import os
 
 from celery import Celery
+from celery.beat import EmbeddedService, Scheduler
+from celery.signals import worker_ready, worker_shutting_down
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+# Checks would import every view, which no task needs; `up` and CI run them.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 app = Celery("hearth")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -32,13 +37,23 @@ app.conf.update(
     task_soft_time_limit=270,
     task_time_limit=300,
     worker_prefetch_multiplier=1,
-    worker_send_task_events=False,
     worker_hijack_root_logger=False,
     worker_soft_shutdown_timeout=8,
-    # The schedule is static and every tick is leased: nothing worth keeping on disk often.
-    beat_sync_every=0,
     beat_schedule={
         "flush": {"task": "telemetry.flush", "schedule": 10.0, "options": {"expires": 10}},
-        "forget": {"task": "telemetry.forget", "schedule": 3600.0, "options": {"expires": 3600}},
+        "forget": {"task": "telemetry.forget", "schedule": 600.0, "options": {"expires": 600}},
     },
 )
+
+_beat = EmbeddedService(app, thread=True, scheduler_cls=Scheduler)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]  # celery ships no types
+def _start_beat(**_kwargs: object) -> None:
+    _beat.start()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop_beat(**_kwargs: object) -> None:
+    # Not waited for: it is a daemon thread, and this runs in a signal handler.
+    _beat.service.stop(wait=False)

@@ -301,9 +301,9 @@ def _programs(places: Places, prepared: dict[str, str]) -> dict[str, tuple[str, 
         ),
         "controller": (python, str(SOURCE / "manage.py"), "reconcile"),
         "worker": (
-            *(python, "-m", "celery", "-A", "controlplane.celery", "worker", "-B"),
-            *("--pool", "solo", "--loglevel", "warning", "--without-gossip", "--without-mingle"),
-            *("--schedule", str(places.run / "beat")),
+            *(python, "-m", "celery", "-A", "controlplane.celery", "worker", "--pool", "solo"),
+            *("--loglevel", "warning", "--without-gossip", "--without-mingle"),
+            "--without-heartbeat",
         ),
     }
 
