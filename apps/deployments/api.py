@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from apps.accounts.api import caller
 from apps.accounts.idempotency import IdempotentWrites
-from apps.deployments import actions, dry_run, queries
+from apps.deployments import actions, dry_run, listing, queries
 from apps.deployments.models import Deployment
 from apps.deployments.presenting import deployment_row, plan_row
 from apps.deployments.serializers import (
@@ -66,7 +66,7 @@ class DeploymentList(IdempotentWrites, GenericAPIView[Deployment]):
     def get(self, request: Request) -> Response:
         query = ListQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
-        found = queries.deployments()
+        found = listing.deployments()
         wanted = query.validated_data
         if "phase" in wanted:
             found = found.filter(phase=wanted["phase"])
