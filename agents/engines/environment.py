@@ -157,9 +157,9 @@ async def _build_locked(root: Path, device: str, tell: OnProgress) -> Environmen
 
 
 def _install_plan(recipe: Recipe, tell: OnProgress) -> installer.Plan:
-    return installer.Plan(
-        extra_index=recipe.extra_index, download_bytes=recipe.download_bytes, tell=tell
-    )
+    # A host behind a mirror names the mirror's copy of PyTorch's index.
+    extra_index = recipe.extra_index and os.environ.get("HEARTH_TORCH_INDEX", recipe.extra_index)
+    return installer.Plan(extra_index=extra_index, download_bytes=recipe.download_bytes, tell=tell)
 
 
 def _folder(root: Path, device: str) -> Path:

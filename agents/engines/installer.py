@@ -80,9 +80,9 @@ async def install(site: Site, requirements: Sequence[str], plan: Plan) -> None:
     Raises RuntimeFault(`engine_install` | `disk_full`) with the installer's last lines.
     """
     pip = [str(site.python), "-m", "pip", "--no-input", "--cache-dir", str(site.downloads)]
-    # Only a recent pip can print its progress for another program.
-    await _must(site, [*pip, "install", "--quiet", "--upgrade", "pip>=24.1"], CREATE_SECONDS)
-    command = [*pip, "install", "--progress-bar", "raw", *requirements]
+    # Only a recent pip can print its progress for another program; an index need not have one.
+    recent = await _succeeds(site, [*pip, "install", "--quiet", "--upgrade", "pip>=24.1"])
+    command = [*pip, "install", "--progress-bar", "raw" if recent else "off", *requirements]
     outcome = await _with_progress(site, command, plan)
     if outcome.exit_code != 0 and plan.extra_index and _lacks_a_wheel(outcome):
         outcome = await _with_progress(

