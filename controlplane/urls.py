@@ -10,6 +10,7 @@ from apps.accounts.urls import api_patterns as accounts
 from apps.catalog.urls import api_patterns as catalog
 from apps.deployments.urls import api_patterns as deployments
 from apps.fleet.urls import api_patterns as fleet
+from apps.telemetry.prometheus import Metrics
 from apps.traffic.urls import api_patterns as traffic
 from controlplane.health import livez, readyz
 from controlplane.reference import reference
@@ -22,5 +23,6 @@ urlpatterns = [
     re_path(r"^api(?:/.*)?$", unknown_address),
     path("livez", livez, name="livez"),
     path("readyz", readyz, name="readyz"),
+    path("metrics", Metrics.as_view(), name="metrics"),
     path("", include("apps.dashboard.urls")),
 ]
