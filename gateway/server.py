@@ -218,6 +218,7 @@ class ClientConnection(asyncio.Protocol):
         headers = self._headers
         self._parser = httptools.HttpRequestParser(self)
         self._reset()
+        self._state = _State.HEAD
         lines = b"".join(
             name + b": " + value + b"\r\n"
             for name, value in headers.items()

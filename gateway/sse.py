@@ -72,6 +72,7 @@ class StreamReader:
         "_kind",
         "_mark",
         "_rest",
+        "_rest_bytes",
         "_start",
         "chunks",
         "error",
@@ -86,7 +87,8 @@ class StreamReader:
         self._start = _ORDINARY_START.get(api)
         self._drop_usage = drop_usage
         self._drop_running = drop_running
-        self._rest = b""
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
         self.chunks = 0
         """Events that carried output: what a broken stream's tokens are counted from."""
         self.is_finished = False
@@ -100,7 +102,7 @@ class StreamReader:
     @property
     def is_whole(self) -> bool:
         """True if the answer came to its proper end."""
-        return self.is_finished and self.error is None and not self._rest.strip()
+        return self.is_finished and self.error is None and not b"".join(self._rest).strip()
 
     def feed(self, data: bytes) -> bytes:
         """Take in a piece of the stream; return what the client may see of it."""
@@ -112,16 +114,22 @@ class StreamReader:
         return self._feed_slowly(data)
 
     def _feed_slowly(self, data: bytes) -> bytes:
-        data = self._rest + data
+        self._rest.append(data)
+        self._rest_bytes += len(data)
+        if b"\n" not in data and self._rest_bytes <= MOST_EVENT_BYTES:
+            return b""  # a long event in many pieces: searched once, when its end may be there
+        data = b"".join(self._rest)
         passed, position = [], 0
         for end in _END_OF_EVENT.finditer(data):
             event = data[position : end.end()]
             position = end.end()
             passed.append(self._event(event))
-        self._rest = data[position:]
-        if len(self._rest) > MOST_EVENT_BYTES:
+        rest = data[position:]
+        if len(rest) > MOST_EVENT_BYTES:
             self.error = self.error or f"an event of over {MOST_EVENT_BYTES} bytes"
-            self._rest = b""
+            rest = b""
+        self._rest = [rest] if rest else []
+        self._rest_bytes = len(rest)
         return b"".join(passed)
 
     def _event(self, event: bytes) -> bytes:
