@@ -1,6 +1,6 @@
 """Read the rows of every deployment into snapshots. Reads only; called by `loop` once a pass.
 
-A fixed number of queries however many deployments there are.
+A fixed number of queries however many deployments there are, one while there is none.
 """
 
 from collections import defaultdict
@@ -38,6 +38,8 @@ def load(only: UUID | None = None) -> list[Snapshot]:
         deployments = deployments.filter(pk=only)
         replicas = replicas.filter(deployment_id=only)
     rows = list(deployments)
+    if not rows:
+        return []
     grouped: dict[UUID, list[Replica]] = defaultdict(list)
     for replica in replicas:
         grouped[replica.deployment_id].append(replica)

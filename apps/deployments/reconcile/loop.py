@@ -61,8 +61,9 @@ class Controller:
                 self.run_once(clock.now())
             except DatabaseError:
                 logger.exception("reconcile pass failed; trying again")
+                # Only now: a new connection each second would be a third of an idle pass.
+                close_old_connections()
                 pause = _FAULT_PAUSE_SECONDS
-            close_old_connections()
             self._rung.wait(pause)
 
     def run_once(self, now: datetime) -> int:
