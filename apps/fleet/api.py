@@ -22,6 +22,7 @@ from apps.fleet.serializers import (
     JoinTokenSerializer,
     MadeJoinTokenSerializer,
     NewDefaultPriceSerializer,
+    NewJoinTokenSerializer,
     host_row,
     join_command,
 )
@@ -134,15 +135,19 @@ class JoinTokenList(IdempotentWrites, GenericAPIView[JoinToken]):
         return self.get_paginated_response(JoinTokenSerializer(page, many=True).data)
 
     @extend_schema(
-        operation_id="join_tokens_create", request=None, responses={201: MadeJoinTokenSerializer}
+        operation_id="join_tokens_create",
+        request=NewJoinTokenSerializer,
+        responses={201: MadeJoinTokenSerializer},
     )
     def post(self, request: Request) -> Response:
+        order = NewJoinTokenSerializer(data=request.data)
+        order.is_valid(raise_exception=True)
         token, secret = actions.create_join_token(actor=caller(request).username, now=clock.now())
         address = request.build_absolute_uri("/")
         answer = {
             **JoinTokenSerializer(token).data,
             "token": secret,
-            "command": join_command(secret, address),
+            "command": join_command(secret, address, order.validated_data["name"]),
         }
         return Response(answer, status=201)
 

@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from rest_framework import serializers
@@ -16,6 +17,7 @@ from apps.lib.strict import StrictSerializer
 _LABEL_PART = r"\A[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?\Z"
 _LABELS_LIMIT = 64
 _RELAY_PORT = 8470
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class PriceField(serializers.DecimalField):
@@ -157,17 +159,36 @@ class MadeJoinTokenSerializer(JoinTokenSerializer):
         fields = [*JoinTokenSerializer.Meta.fields, "token", "command"]
 
 
-def join_command(token: str, address: str) -> str:
+class NewJoinTokenSerializer(StrictSerializer):
+    name = serializers.RegexField(
+        r"\A[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?\Z",
+        required=False,
+        allow_null=True,
+        default=None,
+        error_messages={"invalid": "Use up to 63 letters, digits, dots and dashes."},
+        help_text="Name of the new host in the command; what its system calls itself if not given.",
+    )
+
+
+def join_command(token: str, address: str, host_name: str | None = None) -> str:
     """Return the shell command that starts an agent on a new host and enrols it.
 
     `address` is how the caller reached the control plane; HEARTH_PUBLIC_URL goes before it. The
-    token stands in the environment, where other users of the host cannot read it.
+    token stands in the environment, where other users of the host cannot read it. A control plane
+    on loopback can only be joined from its own machine, whose gateway needs no open port; any
+    other host opens its relay's.
     """
     url = settings.PUBLIC_URL or address.rstrip("/")
-    return (
-        f"HEARTH_JOIN_TOKEN={token} .venv/bin/python -m agents --control-plane {url} "
-        f'--data-dir "$HOME/.hearth-agent" --relay-listen 0.0.0.0:{_RELAY_PORT}'
-    )
+    words = [
+        f"HEARTH_JOIN_TOKEN={token} .venv/bin/python -m agents --control-plane {url}",
+        f'--data-dir "$HOME/.hearth/{host_name or "agent"}"',
+    ]
+    if host_name:
+        words.append(f"--name {host_name}")
+    if urlsplit(url).hostname not in _LOOPBACK:
+        words.append(f"--relay-listen 0.0.0.0:{_RELAY_PORT}")
+        words.append(f'--relay-public-url "http://$(hostname -f):{_RELAY_PORT}"')
+    return " ".join(words)
 
 
 class DefaultPriceSerializer(serializers.Serializer[Any]):

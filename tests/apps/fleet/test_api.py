@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from agents import settings as agent_settings
 from apps.accounts.states import Role
 from apps.fleet import actions
 from apps.fleet.models import Host
@@ -137,6 +138,41 @@ class TestJoinTokens:
         words = shlex.split(made["command"])
         assert words[0] == f"HEARTH_JOIN_TOKEN={made['token']}"
         assert words[words.index("--control-plane") + 1] == "http://testserver"
+
+    def test_give_the_new_host_the_name_that_was_asked_for(self, api):
+        made = api.post("/api/v1/join-tokens/", {"name": "gpu-2"}, format="json").json()
+
+        words = shlex.split(made["command"])
+        assert words[words.index("--name") + 1] == "gpu-2"
+
+    def test_give_a_command_that_the_agent_understands(self, api, settings):
+        settings.PUBLIC_URL = "https://hearth.example"
+        made = api.post("/api/v1/join-tokens/", {"name": "gpu-2"}, format="json").json()
+
+        environment, program, *arguments = made["command"].partition(" -m agents ")
+        read = agent_settings.read(
+            shlex.split(arguments[0]), dict([environment.split()[0].split("=", 1)])
+        )
+
+        assert program == " -m agents "
+        assert (read.join_token, read.host_name) == (made["token"], "gpu-2")
+        assert read.control_plane == "https://hearth.example"
+        assert read.relay_listen == ("0.0.0.0", 8470)
+
+    def test_take_no_name_that_a_shell_would_run(self, api):
+        answer = api.post("/api/v1/join-tokens/", {"name": "x;rm"}, format="json")
+
+        assert answer.json()["errors"][0]["field"] == "name"
+
+    @pytest.mark.parametrize(
+        ("address", "opens"), [("http://127.0.0.1:8000", False), ("http://10.0.0.1", True)]
+    )
+    def test_open_the_relay_only_where_gateways_are_elsewhere(self, api, settings, address, opens):
+        settings.PUBLIC_URL = address
+
+        made = api.post("/api/v1/join-tokens/").json()
+
+        assert ("--relay-listen" in made["command"]) is opens
 
     def test_answer_the_public_address_where_there_is_one(self, api, settings):
         settings.PUBLIC_URL = "https://hearth.example"
