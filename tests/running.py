@@ -142,7 +142,7 @@ class Hearth:
     def api(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Call the REST API below `/api/v1/` as the administrator."""
         headers = {"Authorization": f"Bearer {self.token}", **options.pop("headers", {})}
-        # One connection a thread would be kept alive over restarts of web: none is kept.
+        # Loopback only: loading certificates would cost more than the call.
         with httpx.Client(base_url=self.web, timeout=30, verify=False) as client:
             return client.request(method, f"/api/v1/{path}", headers=headers, **options)
 
