@@ -9,8 +9,9 @@ missing=()
 for package in "${PACKAGES[@]}"; do
   dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done
-# A Docker Engine from elsewhere does as well.
+# A Docker Engine or a compiler from elsewhere does as well.
 if command -v dockerd >/dev/null && command -v docker >/dev/null; then missing=("${missing[@]/docker.io/}"); fi
+if command -v cc >/dev/null; then missing=("${missing[@]/gcc/}"); fi
 read -ra missing <<<"${missing[*]-}"
 [ ${#missing[@]} -gt 0 ] || exit 0
 
