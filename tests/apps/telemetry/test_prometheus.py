@@ -1,18 +1,14 @@
 """`/metrics` of the web process."""
 
 import pytest
-from django.urls import path
 from prometheus_client.parser import text_string_to_metric_families
 
 from agents.wire import GpuInfo, HostSample, ReplicaSample, Report
 from agents.wire import encode as encode_report
 from apps.telemetry import live
-from apps.telemetry.prometheus import Metrics
 from gateway.wire import Counts, Live, encode
 
-urlpatterns = [path("metrics", Metrics.as_view())]
-
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls(__name__)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 async def put() -> None:
