@@ -7,6 +7,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from apps.lib.strict import StrictSerializer
 from apps.telemetry.queries import Series
 from apps.traffic.actions import ANY_MODEL, KeyLimits
 from apps.traffic.bill import Basis, Bill, Line
@@ -53,7 +54,7 @@ class MadeKeySerializer(KeySerializer):
         read_only_fields = fields
 
 
-class KeyPatchSerializer(serializers.Serializer[Any]):
+class KeyPatchSerializer(StrictSerializer):
     """What may change of a key. `null` takes a limit away."""
 
     name = serializers.CharField(max_length=80, required=False, help_text="What it is for.")

@@ -96,11 +96,12 @@ class TestKeys:
         [
             ({}, "name"),
             ({"name": "x", "rpm": 0}, "rpm"),
+            ({"name": "x", "rmp": 5}, "rmp"),
             ({"name": "x", "models": []}, "models"),
             ({"name": "x", "models": ["no-such"]}, "models"),
             ({"name": "x", "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ],
-        ids=["no name", "zero", "no models", "unknown model", "past"],
+        ids=["no name", "zero", "misspelt", "no models", "unknown model", "past"],
     )
     def test_refuses_an_order_and_names_the_field(self, order, field):
         response = client().post(KEYS, order, format="json")
