@@ -1,4 +1,5 @@
 """Keys, limits and the fair queue: who may enter, who waits, who is turned away."""
+# ruff: noqa: SIM117  nested, the lines stay short
 
 import asyncio
 import time
