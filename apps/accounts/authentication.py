@@ -24,15 +24,14 @@ class TokenAuthentication(BaseAuthentication):
     """`Authorization: Bearer <token>`."""
 
     def authenticate(self, request: Request) -> tuple[User, ApiToken | None] | None:
-        """Return (user, token); None when the request carries no `Authorization` header.
+        """Return (user, token); None when the request carries no bearer token.
 
-        Raises AuthenticationFailed (401) for a header that is not a known, live token.
+        Raises AuthenticationFailed (401) for a token that is not known and live.
         """
-        header = request.headers.get("Authorization", "")
-        if not header:
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != _SCHEME:
             return None
-        scheme, _, secret = header.partition(" ")
-        if scheme.lower() != _SCHEME or not secret.strip():
+        if not secret.strip():
             raise AuthenticationFailed("Authorization: send `Bearer <token>`.")
         return _holder_of(secret.strip())
 

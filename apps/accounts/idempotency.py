@@ -6,7 +6,7 @@ either both are there or neither. The same key with the same request gets the st
 another request 409; while the first is still at work, 409 with `Retry-After`. A claim whose
 process died is taken over after `CLAIM_LIFE`; should that process live on after all, it finds its
 claim gone and its write is rolled back. Answers are kept for 24 hours. Server errors are not kept:
-nothing was written, and the caller may try again.
+nothing was written, and the caller may try again. Answers rest sealed, as some show a new secret.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ from rest_framework.views import APIView
 from apps.accounts.models import RememberedAnswer
 from apps.lib import clock
 from apps.lib.problems import CONTENT_TYPE, Problem
+from apps.lib.sealing import Unsealable, seal, unseal
 
 HEADER = "Idempotency-Key"
 KEPT_FOR = timedelta(hours=24)
@@ -165,7 +166,7 @@ def _remember(claim: RememberedAnswer, response: Response) -> None:
         pk=claim.pk, status=None, created_at=claim.created_at
     ).update(
         status=response.status_code,
-        body=json.loads(JSONRenderer().render(response.data) or b"null"),
+        body=seal((JSONRenderer().render(response.data) or b"null").decode()),
         headers=headers,
     )
     if not kept:
@@ -174,8 +175,14 @@ def _remember(claim: RememberedAnswer, response: Response) -> None:
 
 def _stored(answer: RememberedAnswer) -> Response:
     status = int(answer.status or 500)
+    try:
+        body = json.loads(unseal(str(answer.body)))
+    except Unsealable as error:
+        raise Problem(
+            409, "idempotency_key_spent", f"{HEADER}: its answer is lost; look whether it happened."
+        ) from error
     response = Response(
-        answer.body,
+        body,
         status=status,
         headers={**answer.headers, "Idempotency-Replayed": "true"},
     )

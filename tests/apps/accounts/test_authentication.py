@@ -33,13 +33,27 @@ class TestToken:
 
         assert [row["user"] for row in answer.json()["results"]] == ["bob"]
 
-    @pytest.mark.parametrize("header", ["Bearer nope", "Bearer", "Basic YWRtaW46eA==", "nope"])
+    @pytest.mark.parametrize("header", ["Bearer nope", "Bearer", "bearer  "])
     def test_that_is_not_known_is_refused(self, header):
         make_user()
 
         answer = APIClient(headers={"Authorization": header}).get(URL)
 
         assert (answer.status_code, answer.json()["code"]) == (401, "authentication_failed")
+
+    def test_goes_before_a_session(self):
+        actions.ensure_admin(PASSWORD)
+        client = APIClient(headers={"Authorization": "Bearer nope"})
+        client.login(username="admin", password=PASSWORD)
+
+        assert client.get(URL).status_code == 401
+
+    def test_of_a_proxy_in_front_leaves_the_session_alone(self):
+        actions.ensure_admin(PASSWORD)
+        client = APIClient(headers={"Authorization": "Basic YWRtaW46eA=="})
+        client.login(username="admin", password=PASSWORD)
+
+        assert client.get(URL).status_code == 200
 
     def test_stops_when_it_expires(self):
         client = client_of(make_user())

@@ -38,6 +38,21 @@ class TestRepeat:
         assert again["Idempotency-Replayed"] == "true"
         assert made() == 1
 
+    def test_keeps_no_secret_that_the_database_could_tell(self):
+        secret = post(make_client(), "k-1").json()["token"]
+
+        assert secret not in str(RememberedAnswer.objects.values())
+
+    def test_cannot_be_answered_under_another_secret_key(self, settings):
+        client = make_client()
+        post(client, "k-1")
+        settings.SECRET_KEY = "another"
+
+        answer = post(client, "k-1")
+
+        assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_key_spent")
+        assert made() == 1
+
     def test_repeats_an_error_too(self):
         client = make_client()
 
