@@ -73,8 +73,9 @@ async def choose_runtime(given: Settings, store: Store) -> Host:
         given=given.runtime,
         used=store.used_runtimes(),
         desired=store.desired(),
-        image=given.policy.engine_images.get(device)
-        or engine(EngineKind.VLLM).default_image(device),
+        image=lambda: (
+            given.policy.engine_images.get(device) or engine(EngineKind.VLLM).default_image(device)
+        ),
         docker=(lambda: _docker("")) if is_docker_in_sight() else None,
     )
     store.remember_runtime(choice.kind)

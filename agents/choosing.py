@@ -39,10 +39,13 @@ async def choose(
     given: RuntimeKind | None,
     used: tuple[RuntimeKind, ...],
     desired: SyncReply | None,
-    image: str,
+    image: Callable[[], str],
     docker: Callable[[], Docker] | None,
 ) -> Choice:
-    """Return the runtime to start replicas with. `docker` is None where no daemon is in sight."""
+    """Return the runtime to start replicas with, by the `image` that they would need.
+
+    `docker` is None where no daemon is in sight.
+    """
     if given is not None:
         return Choice(given, f"it was asked for: --runtime {given}")
     if used and _has_replicas(desired):
@@ -50,7 +53,7 @@ async def choose(
     if docker is None:
         return Choice(RuntimeKind.PROCESS, "there is no Docker daemon on this host")
     try:
-        return await _by_image(docker(), image)
+        return await _by_image(docker(), image())
     except RuntimeFault as fault:
         return Choice(RuntimeKind.PROCESS, f"Docker's daemon does not answer: {fault}")
 

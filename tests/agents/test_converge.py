@@ -217,7 +217,8 @@ class Fences(RuleBasedStateMachine):
         newest = self.cp.incarnation
         self.cp = replace(self.backup, orders=dict(self.backup.orders), view=dict(self.backup.view))
         self.cp.incarnation = newest + 1
-        self.wire.clear()  # answers to polls of the old process die with its connections
+        self.wire.clear()  # what was under way dies with the connections of the old process
+        self.reports.clear()
         self.new_session()
 
     # --- What the network does --------------------------------------------------------------
@@ -352,7 +353,7 @@ class Fences(RuleBasedStateMachine):
 
 
 Fences.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=150,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
