@@ -13,7 +13,8 @@ from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
-from drf_spectacular.generators import SchemaGenerator
+
+from controlplane.openapi import document
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -57,9 +58,7 @@ def reference(request: HttpRequest) -> HttpResponse:
 @cache
 def groups() -> tuple[Group, ...]:
     """Return the operations by their first path segment; made once per process."""
-    schema: dict[str, Any] = SchemaGenerator().get_schema(  # type: ignore[no-untyped-call]
-        request=None, public=True
-    )
+    schema = document()
     found: dict[str, list[Operation]] = {}
     for path, item in schema["paths"].items():
         for method in _METHODS:

@@ -4,7 +4,6 @@ The agents', gateways' and browsers' sockets are routed in `controlplane.asgi`, 
 """
 
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularAPIView
 
 from apps.accounts.urls import api_patterns as accounts
 from apps.catalog.urls import api_patterns as catalog
@@ -13,12 +12,13 @@ from apps.fleet.urls import api_patterns as fleet
 from apps.telemetry.prometheus import Metrics
 from apps.traffic.urls import api_patterns as traffic
 from controlplane.health import livez, readyz
+from controlplane.openapi import SchemaView
 from controlplane.reference import reference
 from controlplane.unknown import unknown_address
 
 urlpatterns = [
     path("api/v1/", include([*catalog, *deployments, *fleet, *traffic, *accounts])),
-    path("api/schema", SpectacularAPIView.as_view(), name="api-schema"),
+    path("api/schema", SchemaView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),
     re_path(r"^api(?:/.*)?$", unknown_address),
     path("livez", livez, name="livez"),
