@@ -156,6 +156,20 @@ def wakes(now: datetime) -> frozenset[str]:
     return frozenset(name.decode() for name in names)
 
 
+def table_revisions(now: datetime, silent_seconds: float) -> list[int]:
+    """Return which routing table each gateway has that was heard in the last `silent_seconds`.
+
+    Empty without Redis.
+    """
+    try:
+        stored: Any = client().hgetall(_now_key(GATEWAYS))
+    except _UNREACHABLE as error:
+        logger.warning("tables of gateways not read: %s", error)
+        return []
+    since = now.timestamp() - silent_seconds
+    return [seen.reading.table_revision for seen in _lives(stored).values() if seen.at >= since]
+
+
 def slots(first: int, last: int) -> list[Slot]:
     """Return the readings of slots `first` to `last`, both included.
 

@@ -1,5 +1,8 @@
 """Writes of keys and gateway credentials, and the revision of the routing table."""
 
+import logging
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +22,15 @@ from apps.traffic import keys, queries, routing
 from apps.traffic.models import ApiKey, GatewayCredential, TableRevision
 from apps.traffic.routing import Numbered
 
+logger = logging.getLogger(__name__)
+
 ANY_MODEL = "*"
+
+FOLLOW_SECONDS = 1.5
+"""The longest a write of a key is held for gateways to follow; a few tenths are usual."""
+_FOLLOW_LOOK_SECONDS = 0.03
+_REPORTING_SECONDS = 3.0
+"""A gateway reports each second; one that was silent for longer is not waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +117,7 @@ def playground_key(user: User) -> tuple[str, str]:
         key.sha256 = secrets.digest(secret)
         key.save()
         table_changed()
+        transaction.on_commit(await_gateways, robust=True)
     return str(key.pk), secret
 
 
@@ -136,6 +148,7 @@ def _tell(key: ApiKey, verb: str, actor: str) -> None:
     data = {"name": key.name, "prefix": key.prefix, "models": key.allowed_models}
     audit(actor=actor, action=f"api_key.{verb}", target=str(key.pk), data=data)
     table_changed()
+    transaction.on_commit(await_gateways, robust=True)
 
 
 # --- Gateways ----------------------------------------------------------------------------------
@@ -155,6 +168,23 @@ def ensure_gateway_credential(name: str, path: Path) -> None:
 def table_changed() -> None:
     """Tell the web processes, after commit, to look whether the routing table is another now."""
     doorbell.ring(doorbell.TABLE)
+
+
+def await_gateways() -> None:
+    """Wait until every gateway that reports has the newest table, at most FOLLOW_SECONDS.
+
+    So a key works the moment its maker has it, and a revoked one is refused when that is answered.
+    """
+    wanted = refresh_table(clock.now()).revision
+    deadline = time.monotonic() + FOLLOW_SECONDS
+    pause = threading.Event()
+    while any(
+        revision < wanted for revision in live.table_revisions(clock.now(), _REPORTING_SECONDS)
+    ):
+        if time.monotonic() > deadline:
+            logger.warning("not every gateway has routing table %s yet", wanted)
+            return
+        pause.wait(_FOLLOW_LOOK_SECONDS)
 
 
 def refresh_table(now: datetime) -> Numbered:
