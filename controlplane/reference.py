@@ -4,6 +4,7 @@ Ours, because the known viewers need scripts from elsewhere or an inline script,
 Content-Security-Policy allows neither.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,10 +13,13 @@ from typing import Any
 from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils.html import escape
+from django.utils.safestring import SafeString, mark_safe
 from django.views.decorators.http import require_safe
 
 from controlplane.openapi import document
 
+_CODE = re.compile("`([^`]+)`")
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -25,7 +29,7 @@ class Field:
     kind: str
     """As `integer`, `string (uuid)`, `list of Gpu`, `one of ready, unknown, lost`."""
     required: bool
-    note: str
+    note: SafeString
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class Operation:
     id: str
     method: str
     path: str
-    description: str
+    description: SafeString
     parameters: list[Field]
     body: list[Field]
     status: str
@@ -77,7 +81,7 @@ def _operation(
         id=spec["operationId"],
         method=method.upper(),
         path=path,
-        description=spec.get("description", ""),
+        description=_prose(spec.get("description", "")),
         parameters=[_parameter(schema, row) for row in spec.get("parameters", ())],
         body=list(_content_fields(schema, spec.get("requestBody", {}))),
         status=status,
@@ -90,7 +94,7 @@ def _parameter(schema: Mapping[str, Any], row: Mapping[str, Any]) -> Field:
         name=row["name"],
         kind=_kind(schema, row["schema"]),
         required=row.get("required", False),
-        note=row.get("description", ""),
+        note=_prose(row.get("description", "")),
     )
 
 
@@ -112,8 +116,13 @@ def _fields(schema: Mapping[str, Any], shape: Mapping[str, Any]) -> Iterator[Fie
             name=name,
             kind=_kind(schema, spec),
             required=name in required,
-            note=spec.get("description", ""),
+            note=_prose(spec.get("description", "")),
         )
+
+
+def _prose(text: str) -> SafeString:
+    """Return `text` as HTML, what stands in backticks as code."""
+    return mark_safe(_CODE.sub(r"<code>\1</code>", escape(text)))
 
 
 def _resolved(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> Mapping[str, Any]:

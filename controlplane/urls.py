@@ -26,3 +26,5 @@ urlpatterns = [
     path("metrics", Metrics.as_view(), name="metrics"),
     path("", include("apps.dashboard.urls")),
 ]
+
+handler500 = "controlplane.unknown.fault"

@@ -1,16 +1,22 @@
 """Turn every error of the REST API into `application/problem+json`, once for the whole API."""
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
+from django.db import OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
 from apps.lib.problems import CONTENT_TYPE, Problem
+
+logger = logging.getLogger(__name__)
+
+DATABASE_RETRY_SECONDS = 2
 
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -40,6 +46,18 @@ def _as_problem(error: Exception) -> Problem | None:
         return Problem(403, "permission_denied", str(error) or "Your role does not allow this.")
     if isinstance(error, exceptions.ValidationError):
         return _invalid(error)
+    if isinstance(error, OperationalError):
+        logger.exception("the database did not answer", exc_info=error)
+        return Problem(
+            503,
+            "database_busy",
+            "The database does not answer; nothing was changed. Try again in a moment.",
+            extra={"retry_after_seconds": DATABASE_RETRY_SECONDS},
+        )
+    if isinstance(error, exceptions.NotAuthenticated):
+        return Problem(
+            401, "not_authenticated", "Sign in, or send `Authorization: Bearer <token>`."
+        )
     if isinstance(error, exceptions.APIException):
         code = error.get_codes()
         return Problem(

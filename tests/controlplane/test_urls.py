@@ -4,7 +4,11 @@ import json
 
 import pytest
 from django.core.management import call_command
+from django.db import OperationalError
 from django.test import Client
+
+from apps.fleet import queries as fleet
+from tests.apps.accounts.people import make_client
 
 pytestmark = pytest.mark.django_db
 
@@ -58,6 +62,33 @@ class TestUnknownAddress:
 
         assert answer.status_code == 404
         assert "/api/v1/deployments/" in answer.json()["detail"]
+
+
+class TestFault:
+    def test_of_ours_is_problem_json_without_details(self, monkeypatch):
+        def fail(*_args: object, **_options: object) -> None:
+            raise ZeroDivisionError("secret detail")
+
+        monkeypatch.setattr(fleet, "hosts", fail)
+        client = make_client()
+        client.raise_request_exception = False
+
+        answer = client.get("/api/v1/hosts/")
+
+        assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+        assert answer["Content-Type"] == "application/problem+json"
+        assert "secret" not in answer.content.decode()
+
+    def test_of_the_database_asks_to_try_again(self, monkeypatch):
+        def fail(*_args: object, **_options: object) -> None:
+            raise OperationalError("database is locked")
+
+        monkeypatch.setattr(fleet, "hosts", fail)
+
+        answer = make_client().get("/api/v1/hosts/")
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_busy")
+        assert answer["Retry-After"] == "2"
 
 
 class TestHealth:
