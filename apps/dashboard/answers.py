@@ -4,7 +4,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from apps.lib.problems import Problem
@@ -33,6 +33,14 @@ def back(request: HttpRequest, to: str) -> HttpResponseRedirect:
     response = HttpResponseRedirect(wanted if ours else to)
     response.status_code = HTTPStatus.SEE_OTHER
     return response
+
+
+def or_404[T](read: Callable[[], T]) -> T:
+    """Return what `read` finds. Raises Http404 with its sentence when it finds nothing."""
+    try:
+        return read()
+    except Problem as problem:
+        raise Http404(problem.detail) from problem
 
 
 def name_was_typed(request: HttpRequest, name: str) -> bool:

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import redis
-from asgiref.sync import sync_to_async
 from channels.auth import get_user
+from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 
@@ -122,7 +122,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         """Return whether the session of this socket is still one of an active person."""
         engine = import_module(settings.SESSION_ENGINE)
         session = engine.SessionStore(self.scope["session"].session_key)
-        await sync_to_async(session.load)()
+        await database_sync_to_async(session.load)()
         user = await get_user({**self.scope, "session": session})
         return bool(user.is_authenticated and user.is_active)
 

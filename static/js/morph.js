@@ -31,7 +31,7 @@ function children(old, fresh) {
 
 function alike(a, b) {
   if (!a || a.nodeType !== b.nodeType || a.nodeName !== b.nodeName) return false;
-  return a.nodeType !== 1 || (a.id === b.id && a.className === b.className);
+  return a.nodeType !== 1 || (a.id === b.id && a.getAttribute("class") === b.getAttribute("class"));
 }
 
 function update(old, fresh) {

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from datetime import timedelta
 
 from django.conf import settings
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from apps.dashboard import addresses, charts, detail, history, queries, rows, shell
-from apps.dashboard.queries import Seen
+from apps.dashboard.answers import or_404
 from apps.lib import clock
 from apps.lib.problems import Problem
 from apps.telemetry import live
@@ -20,7 +20,7 @@ BILL_WINDOW = timedelta(hours=24)
 @require_safe
 def show(request: HttpRequest, name: str) -> HttpResponse:
     """Show the page of the deployment `name`."""
-    seen = _found(name)
+    seen = or_404(lambda: queries.deployment(name))
     now, numbers = clock.now(), live.numbers()
     wanted = history.range_of(request.GET.get("range", ""))
     row = rows.row(seen, numbers)
@@ -46,7 +46,7 @@ def show(request: HttpRequest, name: str) -> HttpResponse:
 @require_safe
 def log(request: HttpRequest, name: str) -> JsonResponse:
     """Return the newest log lines of the replica that is starting, for the page's script."""
-    seen = _found(name)
+    seen = or_404(lambda: queries.deployment(name))
     try:
         tail = detail.log_tail(seen, request.GET.get("read", ""), now=clock.now())
     except Problem as problem:
@@ -58,10 +58,3 @@ def _base(request: HttpRequest) -> str:
     return addresses.gateway_url(
         request.get_host(), settings.GATEWAY_ADDR, secure=request.is_secure()
     )
-
-
-def _found(name: str) -> Seen:
-    try:
-        return queries.deployment(name)
-    except Problem as problem:
-        raise Http404(problem.detail) from problem

@@ -11,8 +11,8 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from apps.accounts.states import Role
 from apps.dashboard import queries, rows, shell, words
 from apps.dashboard.access import needs, user_of
-from apps.dashboard.answers import back, carry_out, name_was_typed
-from apps.dashboard.forms import ScaleForm
+from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
+from apps.dashboard.forms import ScaleForm, messages_of
 from apps.dashboard.rows import Row
 from apps.deployments import actions
 from apps.deployments import queries as deployment_queries
@@ -85,7 +85,7 @@ def stop(request: HttpRequest, name: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def delete(request: HttpRequest, name: str) -> HttpResponse:
     """Ask for the name (a page, for browsers without script), then delete."""
-    seen = queries.deployment(name)
+    seen = or_404(lambda: queries.deployment(name))
     if request.method != "POST":
         context = {"name": name, "replicas": len(seen.replicas)}
         return shell.page(request, "delete", context, title=f"Delete {name}")
@@ -105,7 +105,8 @@ def scale(request: HttpRequest, name: str) -> HttpResponse:
     """Order another number of replicas; a stopped deployment starts with it."""
     form = ScaleForm(request.POST)
     if not form.is_valid():
-        return carry_out(request, lambda: None, done="", to=_page(name))
+        messages_of(request, form)
+        return back(request, _page(name))
     wanted = form.cleaned_data["replicas"]
     return carry_out(
         request,
@@ -128,7 +129,7 @@ def _scale(name: str, wanted: int, actor: str) -> None:
 @require_POST
 def restart(request: HttpRequest, name: str, replica_id: str) -> HttpResponse:
     """Order one replica to be replaced by a new one."""
-    deployment = deployment_queries.get(name)
+    deployment = or_404(lambda: deployment_queries.get(name))
     return carry_out(
         request,
         lambda: actions.restart_replica(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 
@@ -12,7 +12,7 @@ from agents.wire import HostSample, Inventory
 from apps.accounts.states import Role
 from apps.dashboard import queries, shell, words
 from apps.dashboard.access import needs, user_of
-from apps.dashboard.answers import back, carry_out, name_was_typed
+from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
 from apps.dashboard.forms import PriceForm, messages_of
 from apps.dashboard.words import Status
 from apps.deployments.models import Replica
@@ -22,7 +22,6 @@ from apps.fleet.models import Host
 from apps.fleet.prices import PriceBook
 from apps.fleet.serializers import join_command
 from apps.lib import clock
-from apps.lib.problems import Problem
 from apps.telemetry import live
 from apps.telemetry.numbers import FleetNumbers
 
@@ -220,10 +219,7 @@ def delete(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _host(name: str) -> Host:
-    try:
-        return fleet_queries.host(name)
-    except Problem as problem:
-        raise Http404(problem.detail) from problem
+    return or_404(lambda: fleet_queries.host(name))
 
 
 def _page(name: str) -> str:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db.models import Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST
 
@@ -14,7 +14,7 @@ from apps.accounts.models import User
 from apps.accounts.states import Role
 from apps.dashboard import addresses, shell
 from apps.dashboard.access import may, needs, refused, user_of
-from apps.dashboard.answers import back, carry_out, name_was_typed
+from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
 from apps.dashboard.forms import KeyForm
 from apps.deployments.models import Deployment
 from apps.lib import clock
@@ -97,10 +97,7 @@ def _models() -> list[str]:
 @require_POST
 def revoke(request: HttpRequest, key_id: UUID) -> HttpResponse:
     """End a key at once, after its name was typed."""
-    try:
-        key = queries.api_key(key_id)
-    except Problem as problem:
-        raise Http404(problem.detail) from problem
+    key = or_404(lambda: queries.api_key(key_id))
     if not name_was_typed(request, key.name):
         return back(request, reverse("keys"))
     return carry_out(

@@ -86,7 +86,9 @@ def deployment(
         created_by="ana",
         **{"created_at": NOW, "changed_at": NOW, **columns},
     )
-    ScalingPolicy.objects.create(deployment=made, min_replicas=replicas, max_replicas=max(1, replicas))
+    ScalingPolicy.objects.create(
+        deployment=made, min_replicas=replicas, max_replicas=max(1, replicas)
+    )
     spec = EngineSpec(
         engine=engine,
         weights=WeightsRef(key="w", source="path:/w"),

@@ -1,0 +1,270 @@
+"""What is ordered from the pages: carried out, or refused with the reason at its place."""
+
+import re
+
+import pytest
+
+from apps.accounts.models import User
+from apps.deployments.models import Deployment
+from apps.fleet.models import DefaultPrice, Host, JoinToken
+from apps.traffic.models import ApiKey
+from tests.apps.dashboard import factories
+
+SLUG = "smollm2-135m-instruct"
+
+
+def text_of(response) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", response.content.decode()))
+
+
+@pytest.fixture
+def smol(db):
+    made = factories.deployment("smol", phase="ready")
+    factories.replica(made, factories.host())
+    return made
+
+
+class TestDeploy:
+    def test_one_click_deploys_and_opens_the_page(self, signed_in):
+        factories.host()
+
+        response = signed_in.post(f"/catalog/{SLUG}/deploy/")
+
+        assert response["Location"] == f"/deployments/{SLUG}/"
+        assert Deployment.objects.get().name == SLUG
+
+    def test_settings_go_into_the_order(self, signed_in):
+        factories.host()
+
+        signed_in.post(
+            f"/catalog/{SLUG}/deploy/",
+            {"name": "chat", "replicas": "2", "max_model_len": "1024", "variant": "bf16"},
+        )
+
+        made = Deployment.objects.get(name="chat")
+        assert made.scaling.min_replicas == 2
+        assert made.revisions.get().variant == "bf16"
+        assert made.revisions.get().settings == {"max_model_len": 1024}
+
+    def test_without_a_host_it_says_so_and_leaves_nothing(self, signed_in):
+        response = signed_in.post(f"/catalog/{SLUG}/deploy/")
+
+        assert response.status_code == 422
+        assert "no host" in text_of(response).lower()
+        assert not Deployment.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("field", "value", "said"),
+        [
+            ("name", "smol", "another name"),
+            ("name", "Bad Name!", "a-z, 0-9"),
+            ("replicas", "-1", "greater than or equal"),
+            ("variant", "nope", "not one of"),
+            ("max_model_len", "99999999", "max_model_len"),
+        ],
+    )
+    def test_a_wrong_field_is_told_beside_it(self, signed_in, smol, field, value, said):
+        response = signed_in.post(f"/catalog/{SLUG}/deploy/", {field: value})
+
+        assert response.status_code == 422
+        wrong = re.search(r'<div class="f wrong">.*?</div>', response.content.decode(), re.S)
+        assert wrong, text_of(response)
+        assert f'for="id_{field}"' in wrong[0]
+        assert said in wrong[0]
+
+    def test_the_fit_is_asked_while_typing(self, signed_in):
+        factories.host()
+
+        response = signed_in.get(
+            f"/catalog/{SLUG}/check/?max_model_len=4096", headers={"X-Part": "live"}
+        )
+
+        assert "Fits box now" in text_of(response)
+
+    def test_an_unknown_model_is_a_404(self, signed_in):
+        assert signed_in.get("/catalog/nope/").status_code == 404
+
+    def test_viewers_are_refused(self, viewer):
+        factories.host()
+
+        assert viewer.post(f"/catalog/{SLUG}/deploy/").status_code == 403
+        assert not Deployment.objects.exists()
+
+
+class TestDeployment:
+    def test_stops_and_starts(self, signed_in, smol):
+        signed_in.post("/deployments/smol/stop/")
+        smol.refresh_from_db()
+        stopped = smol.desired
+
+        signed_in.post("/deployments/smol/start/")
+
+        smol.refresh_from_db()
+        assert (stopped, smol.desired) == ("stopped", "running")
+
+    def test_goes_back_to_the_page_it_came_from(self, signed_in, smol):
+        response = signed_in.post("/deployments/smol/stop/", {"next": "/deployments/?q=smol"})
+
+        assert response["Location"] == "/deployments/?q=smol"
+
+    def test_never_goes_to_another_site(self, signed_in, smol):
+        response = signed_in.post("/deployments/smol/stop/", {"next": "https://evil.example/"})
+
+        assert response["Location"] == "/deployments/smol/"
+
+    def test_scales(self, signed_in, smol):
+        signed_in.post("/deployments/smol/scale/", {"replicas": "3"})
+
+        smol.scaling.refresh_from_db()
+        assert smol.scaling.min_replicas == 3
+
+    @pytest.mark.parametrize("wanted", ["-1", "many", "", "1001"])
+    def test_a_number_of_replicas_that_cannot_be_is_refused(self, signed_in, smol, wanted):
+        response = signed_in.post("/deployments/smol/scale/", {"replicas": wanted}, follow=True)
+
+        smol.scaling.refresh_from_db()
+        assert smol.scaling.min_replicas == 1
+        assert 'class="toast error"' in response.content.decode()
+
+    def test_is_deleted_once_its_name_was_typed(self, signed_in, smol):
+        signed_in.post("/deployments/smol/delete/", {"confirm": "smo"})
+        smol.refresh_from_db()
+        before = smol.desired
+
+        signed_in.post("/deployments/smol/delete/", {"confirm": "smol"})
+
+        smol.refresh_from_db()
+        assert (before, smol.desired) == ("running", "deleted")
+
+    def test_replicas_are_restarted_one_by_one(self, signed_in, smol):
+        replica = smol.replicas.get()
+
+        signed_in.post(f"/deployments/smol/replicas/{replica.pk}/restart/")
+
+        replica.refresh_from_db()
+        assert replica.desired == "drained"
+
+    @pytest.mark.parametrize("verb", ["start", "stop", "scale", "delete"])
+    def test_an_unknown_one_changes_nothing(self, signed_in, verb):
+        response = signed_in.post(
+            f"/deployments/nope/{verb}/", {"replicas": "1", "confirm": "nope"}
+        )
+
+        assert response.status_code in (303, 404)
+
+    def test_orders_need_a_post(self, signed_in, smol):
+        assert signed_in.get("/deployments/smol/stop/").status_code == 405
+
+
+class TestHosts:
+    def test_the_join_command_is_shown_once(self, signed_in):
+        first = text_of(signed_in.post("/hosts/join/"))
+        second = text_of(signed_in.get("/hosts/"))
+
+        assert "HEARTH_JOIN_TOKEN=hearth-join_" in first
+        assert "HEARTH_JOIN_TOKEN" not in second
+        assert JoinToken.objects.count() == 1
+
+    def test_a_price_is_set_and_goes_back_to_the_default(self, signed_in):
+        factories.host("box")
+        signed_in.post("/hosts/box/price/", {"price": "1.25"})
+        set_to = Host.objects.get().price_per_hour_usd
+
+        signed_in.post("/hosts/box/price/", {"price": ""})
+
+        assert (str(set_to), Host.objects.get().price_per_hour_usd) == ("1.250000", None)
+
+    @pytest.mark.parametrize("price", ["-1", "cheap", "NaN", "1e99"])
+    def test_a_price_that_cannot_be_is_refused(self, signed_in, price):
+        factories.host("box")
+
+        response = signed_in.post("/hosts/box/price/", {"price": price}, follow=True)
+
+        assert Host.objects.get().price_per_hour_usd is None
+        assert 'class="toast error"' in response.content.decode()
+
+    def test_a_host_drains_and_takes_replicas_again(self, signed_in):
+        factories.host("box")
+        signed_in.post("/hosts/box/drain/")
+        drained = Host.objects.get().cordoned
+
+        signed_in.post("/hosts/box/uncordon/")
+
+        assert (drained, Host.objects.get().cordoned) == (True, False)
+
+    def test_operators_may_not_change_hosts(self, client, redis, db):
+        factories.host("box")
+        client.force_login(factories.user("olga", "operator"))
+
+        assert client.post("/hosts/box/drain/").status_code == 403
+        assert client.post("/hosts/join/").status_code == 403
+
+
+class TestKeys:
+    def test_the_secret_is_shown_once(self, signed_in):
+        first = text_of(signed_in.post("/keys/", {"name": "bot", "rpm": "60"}))
+        key = ApiKey.objects.get(internal=False)
+        second = text_of(signed_in.get("/keys/"))
+
+        secret = re.search(rf"{key.prefix}_\S+", first)
+        assert secret is not None
+        assert secret[0] not in second
+        assert (key.rpm, key.allowed_models) == (60, ["*"])
+
+    def test_a_key_may_be_for_some_models(self, signed_in, smol):
+        signed_in.post("/keys/", {"name": "bot", "allowed_models": ["smol"], "days": "7"})
+
+        key = ApiKey.objects.get()
+        assert key.allowed_models == ["smol"]
+        assert key.expires_at is not None
+
+    def test_a_wrong_field_is_told_beside_it(self, signed_in):
+        response = signed_in.post("/keys/", {"name": "", "rpm": "0"})
+
+        assert response.status_code == 422
+        assert response.content.count(b'class="f wrong"') == 2
+
+    def test_a_key_is_revoked_once_its_name_was_typed(self, signed_in):
+        signed_in.post("/keys/", {"name": "bot"})
+        key = ApiKey.objects.get()
+        signed_in.post(f"/keys/{key.pk}/revoke/", {"confirm": "bo"})
+        key.refresh_from_db()
+        before = key.revoked_at
+
+        signed_in.post(f"/keys/{key.pk}/revoke/", {"confirm": "bot"})
+
+        key.refresh_from_db()
+        assert before is None
+        assert key.revoked_at is not None
+
+
+class TestSettings:
+    def test_a_default_price_is_set_and_reset(self, signed_in):
+        signed_in.post("/settings/prices/cpu/", {"price": "0.2"})
+        kept = DefaultPrice.objects.filter(kind="cpu").count()
+
+        signed_in.post("/settings/prices/cpu/", {"price": ""})
+
+        assert (kept, DefaultPrice.objects.count()) == (1, 0)
+
+    def test_a_password_is_changed_and_the_session_goes_on(self, signed_in, admin):
+        new = "a much longer one 42"
+
+        signed_in.post("/settings/password/", {"old": factories.PASSWORD, "new": new, "again": new})
+
+        assert User.objects.get().check_password(new)
+        assert signed_in.get("/settings/").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("old", "new", "again"),
+        [
+            ("wrong", "a much longer one 42", "a much longer one 42"),
+            (factories.PASSWORD, "a much longer one 42", "another one 4242"),
+            (factories.PASSWORD, "short", "short"),
+        ],
+        ids=["old is wrong", "differ", "too short"],
+    )
+    def test_a_password_that_will_not_do_is_refused(self, signed_in, old, new, again):
+        signed_in.post("/settings/password/", {"old": old, "new": new, "again": again})
+
+        assert User.objects.get().check_password(factories.PASSWORD)
