@@ -37,6 +37,11 @@ CPU_BLOCK_TOKENS = 32
 """KV blocks on CPU are multiples of this."""
 CPU_KV_CACHE_DTYPES = ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 """The others are refused by the CPU engine, or accepted and answer garbage (measured)."""
+CPU_KV_CACHE_BYTES = 1 << 30
+"""Of a CPU engine where the order names none. vLLM's own default there is a share of all memory,
+and it refuses to start unless 92 % of that is free at this moment."""
+POOLING_KV_CACHE_BYTES = 16 << 20
+"""The same for models that do not generate: asked for, never filled."""
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,199}")
 
 _COUNTS = (
@@ -234,7 +239,7 @@ def _model_flags(spec: EngineSpec) -> Iterator[str]:
         "--max-num-seqs": settings.max_num_seqs,
         "--max-num-batched-tokens": settings.max_num_batched_tokens,
         "--gpu-memory-utilization": settings.gpu_memory_utilization,
-        "--kv-cache-memory-bytes": settings.kv_cache_bytes,
+        "--kv-cache-memory-bytes": _kv_cache_bytes(spec),
         "--quantization": settings.quantization,
         "--dtype": settings.dtype,
         "--kv-cache-dtype": settings.kv_cache_dtype,
@@ -260,6 +265,15 @@ def _model_flags(spec: EngineSpec) -> Iterator[str]:
             if settings.enable_prefix_caching
             else ("--no-enable-prefix-caching")
         )
+
+
+def _kv_cache_bytes(spec: EngineSpec) -> int | None:
+    settings = spec.settings
+    if settings.kv_cache_bytes is not None or spec.device != "cpu":
+        return settings.kv_cache_bytes
+    if settings.gpu_memory_utilization is not None:
+        return None
+    return CPU_KV_CACHE_BYTES if spec.task is Task.CHAT else POOLING_KV_CACHE_BYTES
 
 
 def _environment(spec: EngineSpec, folder: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from agents.engines.environment import ensure_environment, present_environment
 from agents.runtimes import cgroups
 from agents.runtimes.base import LABEL_HOST, Instance, Launch, Mount, OnProgress, RuntimeFault
 from agents.runtimes.container import GPU_ULIMITS, UNPRIVILEGED, Setting, create_body
+from agents.runtimes.run_dir import clear_sockets
 from agents.wire import EngineKind, Progress, RuntimeKind
 
 type Details = dict[str, Any]
@@ -106,7 +107,7 @@ class DockerRuntime:
                 await self._call(partial(_remove, name=launch.name))
             details = await self._call(partial(_image, image=launch.image))
             setting = self._setting(launch, details, await self._call(lambda api: api.info()))
-            await asyncio.to_thread(_own, launch.run_dir, setting.user)
+            await asyncio.to_thread(_make_ready, launch.run_dir, setting.user)
             return await self._create_and_start(launch, setting)
 
     async def find(self) -> list[Instance]:
@@ -331,8 +332,9 @@ def _user(info: Details) -> str:
     return f"{os.geteuid()}:{os.getegid()}"
 
 
-def _own(run_dir: Path, user: str) -> None:
+def _make_ready(run_dir: Path, user: str) -> None:
     """Give the run folder to the engine's user, so that it can make its socket there."""
+    clear_sockets(run_dir)
     if os.geteuid() == 0:
         uid, gid = (int(part) for part in user.split(":"))
         os.chown(run_dir, uid, gid)

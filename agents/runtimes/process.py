@@ -27,6 +27,7 @@ from typing import Any
 from agents import commands
 from agents.runtimes import cgroups, procfs
 from agents.runtimes.base import Instance, Launch, OnProgress, RuntimeFault
+from agents.runtimes.run_dir import clear_sockets
 from agents.wire import EngineKind, RuntimeKind
 
 SHIM = Path(__file__).with_name("shim.py")
@@ -123,6 +124,7 @@ class ProcessRuntime:
         group = cgroups.create(group_name, limit) if limit and self.use_cgroups else None
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         launch.run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        clear_sockets(launch.run_dir)
         record = {
             "name": launch.name,
             "labels": launch.labels,

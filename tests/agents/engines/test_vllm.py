@@ -163,6 +163,22 @@ class TestLaunch:
         assert env["HF_HUB_OFFLINE"] == "1"
         assert env["VLLM_NO_USAGE_STATS"] == "1"
 
+    @pytest.mark.parametrize(
+        ("changes", "kv_cache_bytes"),
+        [
+            ({}, str(1 << 30)),
+            ({"task": Task.EMBED}, str(16 << 20)),
+            ({"settings": EngineSettings(kv_cache_bytes=5)}, "5"),
+            ({"settings": EngineSettings(gpu_memory_utilization=0.5)}, None),
+            ({"device": "cuda"}, None),
+        ],
+        ids=["chat", "embed", "ordered", "a share is ordered", "GPU"],
+    )
+    def test_on_cpu_the_cache_is_never_a_share_of_all_memory(self, changes, kv_cache_bytes):
+        flags = _flags(ENGINE.launch(_order(**changes), PLACE).argv)
+
+        assert flags.get("--kv-cache-memory-bytes") == kv_cache_bytes
+
     def test_caches_are_the_replicas_own(self):
         env = ENGINE.launch(_order(), PLACE).env
 

@@ -265,6 +265,9 @@ class TestSocket:
         await _prints(runtime, "ready")
 
         answer = await asyncio.to_thread(_read_socket, tmp_path / "r1-g1" / "engine.sock")
+        await runtime.stop((await runtime.find())[0], 1)
+        await started(program)  # the first one's socket is still in the folder
+        await _prints(runtime, "ready")
 
         assert answer == b"hello"
         assert stat.S_IMODE((tmp_path / "r1-g1").stat().st_mode) == 0o700

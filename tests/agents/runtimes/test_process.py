@@ -151,6 +151,21 @@ class TestStart:
 
         assert again.running
 
+    async def test_a_socket_that_a_killed_one_left_is_not_in_the_way(self, runtime, started):
+        program = (
+            "import os, signal, socket\n"
+            "socket.socket(socket.AF_UNIX).bind('engine.sock')\n"
+            "print('bound', flush=True)\n"
+            "signal.pause()\n"
+        )
+        instance = await started(program)
+        await _prints(runtime, "bound")
+        await runtime.stop(instance, 0)
+
+        await started(program)
+
+        assert (await _prints(runtime, "bound")).running
+
     async def test_the_agents_secrets_do_not_reach_the_engine(self, tmp_path, started):
         environ = {"PATH": "/usr/bin:/bin", "HEARTH_JOIN_TOKEN": "secret"}
         runtime = ProcessRuntime(tmp_path / "processes", _bring, environ=environ)
