@@ -120,14 +120,14 @@ class Agent:
             except Unreachable as error:
                 await self._rest("cannot reach the control plane", error, near)
             except Unwelcome as error:
-                self._heard_at = self._parts.monotonic()
+                self._hear()
                 await self._rest("the control plane does not take this host", error, far)
             else:
                 if near.failures or far.failures:
                     log.info("the control plane answers again")
                 near.reset()
                 far.reset()
-                self._heard_at = self._parts.monotonic()
+                self._hear()
                 if reply is not None:
                     self._take(reply, group)
                 await asyncio.sleep(SHORTEST_POLL_SECONDS)
@@ -242,6 +242,7 @@ class Agent:
             samples=self._scraper.take,
             host_sample=lambda: parts.host.sample(parts.now()),
             inventory=lambda: parts.host.inventory(parts.engine_versions(), parts.relay.url),
+            heard=self._hear,
             now=parts.now,
             monotonic=parts.monotonic,
         )
@@ -270,6 +271,10 @@ class Agent:
         for supervisor in self._supervisors.values():
             supervisor.status.relay(self._parts.relay.url)
         self._reporter.tell()
+
+    def _hear(self) -> None:
+        """The control plane has answered: a poll, which may take long, or a report."""
+        self._heard_at = self._parts.monotonic()
 
     def _is_away(self) -> bool:
         """Return whether the control plane has been silent for long enough to act alone."""

@@ -32,6 +32,8 @@ class Sources:
     """Newest sample of each replica since the last call."""
     host_sample: Callable[[], HostSample]
     inventory: Callable[[], Inventory]
+    heard: Callable[[], None]
+    """Called when the control plane has answered a report, whatever it said."""
     now: Callable[[], float]
     monotonic: Callable[[], float]
 
@@ -72,11 +74,18 @@ class Reporter:
             try:
                 await self._send()
                 self._backoff.reset()
-            except (Unreachable, Unwelcome) as error:
-                self._start_over()
-                rest = self._backoff.next_seconds()
-                log.debug("report not delivered (%s), again in %.1f s", error, rest)
-                await asyncio.sleep(rest)
+                self._sources.heard()
+            except Unwelcome as error:
+                self._sources.heard()
+                await self._rest(error)
+            except Unreachable as error:
+                await self._rest(error)
+
+    async def _rest(self, error: Exception) -> None:
+        self._start_over()
+        seconds = self._backoff.next_seconds()
+        log.debug("report not delivered (%s), again in %.1f s", error, seconds)
+        await asyncio.sleep(seconds)
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError):

@@ -62,8 +62,7 @@ class Sight:
     async def look(self) -> None:
         """Ask every runtime now; afterwards the picture is newer than this call."""
         async with self._looking:
-            for runtime in self._runtimes:
-                await self._look_at(runtime)
+            await asyncio.gather(*(self._look_at(runtime) for runtime in self._runtimes))
         self._looked.set()
         self._looked = asyncio.Event()
 

@@ -297,6 +297,7 @@ class TestAnEndWithoutAnOrder:
         await ready(host)
         await host.runtime.end("hearth-r1-g1", 1)
         await host.control_plane.until_phase("r1", "failed")
+        await host.control_plane.until_reports(20)  # longer than a silence that counts as away
 
         await host.control_plane.order(order(generation=2))
         await host.control_plane.until_phase("r1", "ready", 2)
