@@ -4,7 +4,8 @@ Called by `gateway.exchange` alone, which sees to it that every admitted request
 """
 
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from gateway.core import Core
 from gateway.fleet import Deployment
@@ -13,8 +14,7 @@ from gateway.order import Order
 from gateway.wire import Outcome, UsageRecord
 
 
-@dataclass(slots=True)
-class Ending:
+class Ending(msgspec.Struct, gc=False):
     """How a request ended, as the exchange saw it."""
 
     outcome: Outcome
@@ -79,7 +79,8 @@ class Account:
         use = self._core.keys.use_of(order.key.id)
         if opened is None:
             use.give_back(order.reservation, now)
-            self._core.sharing.used(order.key.id, -1, -order.reservation.tokens)
+            if self._core.sharing is not None:
+                self._core.sharing.used(order.key.id, -1, -order.reservation.tokens)
             self._deployment.tally.refused += 1
             return
         record = self._record(opened, ending, now)
@@ -87,7 +88,8 @@ class Account:
             self._core.spool.close(self._slot, record)
         tokens = record.prompt_tokens + record.output_tokens
         use.settle(order.reservation, tokens, now)
-        self._core.sharing.used(order.key.id, 0, tokens - order.reservation.tokens)
+        if self._core.sharing is not None:
+            self._core.sharing.used(order.key.id, 0, tokens - order.reservation.tokens)
         self._deployment.tally.in_flight -= 1
         self._deployment.queue.freed(now)
         self._count(record)

@@ -31,8 +31,11 @@ class FairQueue[Waiter]:
     size: int
     length: int = 0
     _lanes: OrderedDict[str, OrderedDict[int, Ticket[Waiter]]] = field(default_factory=OrderedDict)
+    _freed: int = 0
+    _freed_in: int = 0
+    """The second that `_freed` counts."""
     _drained: float = 0.0
-    _drained_at: float = 0.0
+    """Slots freed before that second, fading."""
 
     def enter(self, ticket: Ticket[Waiter]) -> bool:
         """Append `ticket` to its key's lane. Returns False if the queue is full."""
@@ -78,8 +81,11 @@ class FairQueue[Waiter]:
 
     def freed(self, now: float) -> None:
         """A slot became free: feeds the drain rate (an exponentially fading count)."""
-        self._drained = self._fading(now) + 1.0
-        self._drained_at = now
+        second = int(now)
+        if second != self._freed_in:
+            self._drained = self._fading(second)
+            self._freed, self._freed_in = 0, second
+        self._freed += 1
 
     def retry_after_seconds(self, now: float) -> float:
         """When a place should be free, from the measured drain rate."""
@@ -89,5 +95,5 @@ class FairQueue[Waiter]:
         return min(max(1.0, (self.length + 1) / rate_per_second), LONGEST_RETRY_AFTER_SECONDS)
 
     def _fading(self, now: float) -> float:
-        age = max(0.0, now - self._drained_at)
-        return self._drained * math.exp(-age / DRAIN_MEMORY_SECONDS)
+        age = max(0.0, now - self._freed_in)
+        return (self._drained + self._freed) * math.exp(-age / DRAIN_MEMORY_SECONDS)

@@ -16,12 +16,13 @@ from gateway.core import Core
 from gateway.errors import Refused, Shape
 from gateway.intake import take_in
 from gateway.metrics import exposition
-from gateway.server import ClientConnection, Request
+from gateway.request import Request
+from gateway.server import ClientConnection
 from gateway.settings import Limits
 
 _JSON = b"application/json"
 _PLAIN = b"text/plain; charset=utf-8"
-_ALLOWED_HEADERS = b"authorization, content-type, x-api-key, x-session-id, x-request-id"
+_ALLOWED_HEADERS = "authorization, content-type, x-api-key, x-session-id, x-request-id"
 log = logging.getLogger("gateway.app")
 
 
@@ -59,25 +60,25 @@ class Gateway:
         path = request.path.partition(b"?")[0]
         endpoint = ENDPOINTS.get(path)
         shape = endpoint.shape if endpoint is not None else Shape.OPENAI
-        fields = self._cors(request) if self._origins else b""
+        fields = self._cors(request) if self._origins else ""
         try:
             if self._origins and request.method == b"OPTIONS" and fields:
-                client.answer(204, b"", kind=_PLAIN, extra=fields + _preflight())
+                client.answer(204, b"", kind=_PLAIN, extra=(fields + _preflight()).encode())
             elif endpoint is not None:
                 _need(request, b"POST")
                 take_in(self.core, client, request, endpoint, fields)
             else:
                 self._answer_locally(client, request, path, fields)
         except Refused as refusal:
-            extra = b"x-request-id: %b\r\n%b" % (self.core.new_id().encode(), fields)
-            client.refuse(refusal.problem, shape, extra=extra)
+            extra = f"x-request-id: {self.core.new_id()}\r\n{fields}"
+            client.refuse(refusal.problem, shape, extra=extra.encode())
         except Exception:
             # The outermost loop: one request must not end the rest.
             log.exception("a request to %r failed", path)
             client.refuse(errors.engine_failed("The gateway failed.", status=500), shape)
 
     def _answer_locally(
-        self, client: ClientConnection, request: Request, path: bytes, fields: bytes
+        self, client: ClientConnection, request: Request, path: bytes, fields: str
     ) -> None:
         local = self._local.get(path)
         if local is None and path.startswith(b"/v1/models/"):
@@ -87,7 +88,7 @@ class Gateway:
             raise Refused(errors.invalid(f"There is no path {name!r} here.", status=404))
         _need(request, b"GET")
         status, content, kind = local(request)
-        client.answer(status, content, kind=kind, extra=fields)
+        client.answer(status, content, kind=kind, extra=fields.encode())
 
     # --- Local answers: (status, body, content type) -----------------------------------------
 
@@ -129,21 +130,20 @@ class Gateway:
             "max_model_len": route.context_tokens,
         }
 
-    def _cors(self, request: Request) -> bytes:
+    def _cors(self, request: Request) -> str:
         origin = request.headers.get(b"origin")
         if origin is None or not (origin in self._origins or b"*" in self._origins):
-            return b""
+            return ""
         return (
-            b"access-control-allow-origin: %b\r\nvary: origin\r\n"
-            b"access-control-expose-headers: x-request-id, x-hearth-replica, x-hearth-route\r\n"
-            % origin
+            f"access-control-allow-origin: {origin.decode('latin-1')}\r\nvary: origin\r\n"
+            "access-control-expose-headers: x-request-id, x-hearth-replica, x-hearth-route\r\n"
         )
 
 
-def _preflight() -> bytes:
+def _preflight() -> str:
     return (
-        b"access-control-allow-methods: GET, POST\r\naccess-control-allow-headers: %b\r\n"
-        b"access-control-max-age: 600\r\n" % _ALLOWED_HEADERS
+        f"access-control-allow-methods: GET, POST\r\n"
+        f"access-control-allow-headers: {_ALLOWED_HEADERS}\r\naccess-control-max-age: 600\r\n"
     )
 
 

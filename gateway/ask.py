@@ -62,7 +62,7 @@ class _Asking:
     def connected(self, connection: UpstreamConnection) -> None:
         self._connection = connection
         question = self._question
-        fields = b"content-type: application/json\r\n" if question.body else b""
+        fields = "content-type: application/json\r\n" if question.body else ""
         head = self._pool.head(question.method, question.path, fields, len(question.body))
         connection.send(head, question.body)
 

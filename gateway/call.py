@@ -85,8 +85,7 @@ _INLINE_MEDIA = re.compile(rb";base64,[A-Za-z0-9+/=_-]{256,}")
 _INLINE_MARK = b";base64,"
 
 
-@dataclass(slots=True)
-class Call:
+class Call(msgspec.Struct, gc=False):
     """One parsed request body."""
 
     endpoint: Endpoint
@@ -160,8 +159,7 @@ def _text_bytes(prompt: bytes) -> int:
     return len(_INLINE_MEDIA.sub(b"", prompt))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rewrite:
+class Rewrite(msgspec.Struct, kw_only=True, gc=False):
     """What the gateway changes in a body before an engine sees it."""
 
     model: str = ""

@@ -36,7 +36,7 @@ class OpenRequest(Protocol):
 class Sharing(Protocol):
     """Tells other gateway processes what this one does; see `gateway.peers`."""
 
-    def began(self, deployment: str, replica: str, tokens: int, blocks: list[bytes]) -> None:
+    def began(self, deployment: str, replica: str, tokens: int, blocks: list[int]) -> None:
         """A request with `tokens` to prefill went to `replica`."""
 
     def first_token(self, deployment: str, replica: str, tokens: int) -> None:
@@ -49,22 +49,6 @@ class Sharing(Protocol):
         """A key used so much."""
 
 
-class Alone:
-    """No other gateway process to tell."""
-
-    def began(self, deployment: str, replica: str, tokens: int, blocks: list[bytes]) -> None:
-        """Nobody to tell."""
-
-    def first_token(self, deployment: str, replica: str, tokens: int) -> None:
-        """Nobody to tell."""
-
-    def ended(self, deployment: str, replica: str, tokens: int, *, streamed: bool) -> None:
-        """Nobody to tell."""
-
-    def used(self, key_id: str, requests: int, tokens: int) -> None:
-        """Nobody to tell."""
-
-
 class Core:
     """The shared state of one process."""
 
@@ -73,7 +57,8 @@ class Core:
         self.spool = spool
         self.keys = Keys()
         self.fleet = Fleet(self._open_pool)
-        self.sharing: Sharing = Alone()
+        self.sharing: Sharing | None = None
+        """Other gateway processes to tell; None = there are none."""
         self.open: set[OpenRequest] = set()
         self.idle = asyncio.Event()
         """Set while no request is open."""
@@ -133,7 +118,7 @@ class Core:
             deployment.is_pumping = False
 
     def take(
-        self, deployment: Deployment, replica: Replica, tokens: int, blocks: list[bytes]
+        self, deployment: Deployment, replica: Replica, tokens: int, blocks: list[int]
     ) -> None:
         """A request goes to `replica` with `tokens` to prefill."""
         replica.in_flight += 1
@@ -141,13 +126,15 @@ class Core:
         replica.tally.in_flight += 1
         replica.tally.requests += 1
         deployment.prefixes.place(replica.id, blocks)
-        self.sharing.began(deployment.name, replica.id, tokens, blocks)
+        if self.sharing is not None:
+            self.sharing.began(deployment.name, replica.id, tokens, blocks)
 
     def prefilled(self, deployment: Deployment, replica: Replica, tokens: int) -> None:
         """The request's first token is there."""
         replica.pending_tokens -= tokens
         replica.streams += 1
-        self.sharing.first_token(deployment.name, replica.id, tokens)
+        if self.sharing is not None:
+            self.sharing.first_token(deployment.name, replica.id, tokens)
 
     def leave(
         self, deployment: Deployment, replica: Replica, tokens: int, *, streamed: bool
@@ -159,7 +146,8 @@ class Core:
             replica.streams -= 1
         else:
             replica.pending_tokens -= tokens
-        self.sharing.ended(deployment.name, replica.id, tokens, streamed=streamed)
+        if self.sharing is not None:
+            self.sharing.ended(deployment.name, replica.id, tokens, streamed=streamed)
 
     def eject(self, deployment: Deployment, replica: Replica, reason: str) -> None:
         """Stop using `replica` until a probe finds it well; move what it holds."""

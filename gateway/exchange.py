@@ -35,6 +35,23 @@ log = logging.getLogger("gateway.exchange")
 class Exchange:
     """One request from its arrival to its end."""
 
+    # Where every request begins; class attributes, because most requests change few of them.
+    replica: Replica | None = None
+    _last_replica_id = ""
+    _uncached_tokens = 0
+    _is_prefilled = False
+    _tried: tuple[str, ...] = ()
+    _retries = 0
+    _is_second_connection = False
+    _connection: UpstreamConnection | None = None
+    _call_off: Callable[[], None] | None = None
+    _relay: Plain | Streamed | None = None
+    _route = ""
+    _status = 0
+    _sent_at = 0.0
+    _wait: Wait | None = None
+    _is_closed = False
+
     def __init__(
         self, core: Core, client: ClientConnection, deployment: Deployment, order: Order
     ) -> None:
@@ -42,22 +59,7 @@ class Exchange:
         self.client = client
         self.deployment = deployment
         self.order = order
-        self.replica: Replica | None = None
-        self._last_replica_id = ""
-        self._uncached_tokens = 0
-        self._is_prefilled = False
-        self._tried: set[str] = set()
-        self._retries = 0
-        self._is_second_connection = False
-        self._connection: UpstreamConnection | None = None
-        self._call_off: Callable[[], None] | None = None
-        self._relay: Plain | Streamed | None = None
-        self._route = b""
-        self._status = 0
-        self._sent_at = 0.0
-        self._wait: Wait | None = None
         self._account = Account(core, deployment, order)
-        self._is_closed = False
 
     def start(self) -> None:
         """Find a replica, or wait for one."""
@@ -83,7 +85,7 @@ class Exchange:
     def _proceed(self) -> None:
         """A slot is free."""
         if not self._dispatch():
-            self._tried.clear()
+            self._tried = ()
             if not self._dispatch():
                 self._queue()
 
@@ -120,7 +122,7 @@ class Exchange:
             deployment.turn += 1
         choice = choose(deployment.route.policy, free, ask, deployment.prefixes)
         self._uncached_tokens = choice.uncached_tokens
-        self._route = choice.reason.encode()
+        self._route = choice.reason
         self._send_to(choice.replica, ask.now)
         return True
 
@@ -128,7 +130,7 @@ class Exchange:
         if not self._account.is_admitted:
             self._account.open(replica.id, now)
         self.replica = replica
-        self._tried.add(replica.id)
+        self._tried += (replica.id,)
         self._is_prefilled = False
         self._relay = None
         self._sent_at = now
@@ -156,14 +158,14 @@ class Exchange:
         if status >= 500 or status in _KEY_REFUSED:
             self._attempt_failed(f"HTTP {status}", blame=status != 503)
             return
-        replica.breaker.answered()
+        if replica.breaker.failures:
+            replica.breaker.answered()
         kind = headers.get(b"content-type", b"application/json")
         order = self.order
-        extra = b"x-hearth-replica: %b\r\nx-hearth-route: %b\r\n%b" % (
-            replica.id.encode(),
-            self._route,
-            order.answer_fields,
-        )
+        extra = (
+            f"x-hearth-replica: {replica.id}\r\nx-hearth-route: {self._route}\r\n"
+            f"{order.answer_fields}"
+        ).encode()
         head = None if self._is_headed else (status, kind, extra)
         if kind.startswith(EVENT_STREAM):
             reader = StreamReader(
@@ -186,19 +188,18 @@ class Exchange:
         if relay is None:
             return
         relay.data(data)
-        if not self._is_prefilled:
-            self._first_data(relay)
         if relay.error is not None:
             self._attempt_failed(relay.error)
+        elif not self._is_prefilled and isinstance(relay, Streamed):
+            self._first_token(relay)
 
-    def _first_data(self, relay: Plain | Streamed) -> None:
+    def _first_token(self, relay: Streamed) -> None:
         self._is_prefilled = True
         replica = self._current()
         self.core.prefilled(self.deployment, replica, self._uncached_tokens)
-        if isinstance(relay, Streamed):
-            ttft_seconds = relay.first_at - self.order.received_at
-            self.deployment.tally.ttft.observe(ttft_seconds)
-            replica.tally.ttft.observe(ttft_seconds)
+        ttft_seconds = relay.first_at - self.order.received_at
+        self.deployment.tally.ttft.observe(ttft_seconds)
+        replica.tally.ttft.observe(ttft_seconds)
 
     def answer_ended(self) -> None:
         """Close if the answer is whole."""
@@ -319,7 +320,7 @@ class Exchange:
             self.client.send(errors.event(problem, shape))
             self.client.end(close=True)
             return
-        self.client.refuse(problem, shape, extra=self.order.answer_fields)
+        self.client.refuse(problem, shape, extra=self.order.answer_fields.encode())
 
     # --- The end -----------------------------------------------------------------------------
 

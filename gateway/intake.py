@@ -16,7 +16,8 @@ from gateway.exchange import Exchange
 from gateway.fleet import Deployment
 from gateway.order import Order
 from gateway.prefix import chain
-from gateway.server import ClientConnection, Request
+from gateway.request import Request
+from gateway.server import ClientConnection
 from gateway.wire import KeyRoute, ModelRoute
 
 _WITH_USAGE_CHUNK = (Api.CHAT, Api.COMPLETIONS)
@@ -25,7 +26,7 @@ _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
 
 def take_in(
-    core: Core, client: ClientConnection, request: Request, endpoint: Endpoint, fields: bytes
+    core: Core, client: ClientConnection, request: Request, endpoint: Endpoint, fields: str
 ) -> None:
     """Start the exchange that `request` asks for. Raises Refused.
 
@@ -46,17 +47,9 @@ def take_in(
                 retry_after_seconds=None,
             )
         )
-    if core.spool is not None and not core.spool.is_accepting:
-        raise Refused(
-            errors.busy(
-                "Usage cannot be recorded: the disk is full.",
-                code="spool_full",
-                retry_after_seconds=5.0,
-            )
-        )
     deployment = core.fleet.names[call.model]
     order = _order(core, request, call, key, deployment)
-    order.answer_fields = b"x-request-id: %b\r\n%b" % (order.request_id.encode(), fields)
+    order.answer_fields = f"x-request-id: {order.request_id}\r\n{fields}"
     Exchange(core, client, deployment, order).start()
 
 
@@ -71,7 +64,8 @@ def _order(
     if isinstance(reservation, Problem):
         deployment.tally.refused += 1
         raise Refused(reservation)
-    core.sharing.used(key.id, 1, prompt_tokens)
+    if core.sharing is not None:
+        core.sharing.used(key.id, 1, prompt_tokens)
     request_id = core.new_id()
     route = core.fleet.routes[call.model]
     change = _rewrite(route, call, key)
@@ -81,13 +75,13 @@ def _order(
         key=key,
         reservation=reservation,
         request_id=request_id,
-        client_request_id=_printable(headers.get(b"x-request-id", b"")),
+        client_request_id=_printable(headers.get(b"x-request-id")),
         session=_session(headers, call, key),
         blocks=chain(call.prompt, _salt(key, call)),
         prompt_tokens=prompt_tokens,
         body=rewritten(call, change),
         head_fields=_head_fields(request_id, headers),
-        answer_fields=b"",
+        answer_fields="",
         drop_usage=change.add_usage,
         drop_running=change.running_usage,
         received_at=request.received_at,
@@ -118,16 +112,19 @@ def _session(headers: dict[bytes, bytes], call: Call, key: KeyRoute) -> str:
     return f"{key.tenant}\0{name}" if name else ""
 
 
-def _head_fields(request_id: str, headers: dict[bytes, bytes]) -> bytes:
-    fields = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode()
-    for name in _TRACE_HEADERS:
-        value = headers.get(name)
-        if value is not None and len(value) <= 512 and value.isascii():
-            fields += b"%b: %b\r\n" % (name, value)
+def _head_fields(request_id: str, headers: dict[bytes, bytes]) -> str:
+    fields = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
+    if b"traceparent" in headers:
+        for name in _TRACE_HEADERS:
+            value = headers.get(name, b"")
+            if 0 < len(value) <= 512 and value.isascii():
+                fields += f"{name.decode()}: {value.decode()}\r\n"
     return fields
 
 
-def _printable(value: bytes) -> str:
+def _printable(value: bytes | None) -> str:
     """Return a client's own request id if it is short and plain, else nothing."""
+    if not value:
+        return ""
     text = value[:_MOST_ID_BYTES].decode("latin-1")
     return text if text.isascii() and text.isprintable() else ""

@@ -9,14 +9,15 @@ passed in (monotonic seconds). Called by `gateway.exchange` and `gateway.peers`.
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from gateway.errors import Problem, limited
 from gateway.wire import KeyRoute
 
 WINDOW_SECONDS = 60
 
 
-@dataclass(slots=True)
-class Bucket:
+class Bucket(msgspec.Struct, gc=False):
     """What was taken within one second."""
 
     second: int
@@ -24,8 +25,7 @@ class Bucket:
     tokens: int = 0
 
 
-@dataclass(slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, gc=False):
     """Held by a request from its arrival to its end."""
 
     bucket: Bucket
@@ -117,6 +117,8 @@ class KeyUse:
         return float(WINDOW_SECONDS)
 
     def _correct(self, reservation: Reservation, difference: int, now: float) -> None:
+        if not difference:
+            return
         self._forget_old(now)
         bucket = reservation.bucket
         if not self._holds(bucket):

@@ -92,10 +92,9 @@ class Usage(msgspec.Struct):
     @property
     def prompt(self) -> int:
         """Tokens of the prompt, cached ones included."""
-        for count in (self.prompt_tokens, self.input_tokens):
-            if count is not None:
-                return count
-        return self.total_tokens or 0
+        if self.prompt_tokens is not None:
+            return self.prompt_tokens
+        return self.input_tokens if self.input_tokens is not None else self.total_tokens or 0
 
     @property
     def output(self) -> int:

@@ -1,14 +1,13 @@
 """What an exchange is to do, fixed from its arrival on. Made by `gateway.intake`."""
 
-from dataclasses import dataclass
+import msgspec
 
 from gateway.call import Call
 from gateway.limits import Reservation
 from gateway.wire import KeyRoute
 
 
-@dataclass(slots=True)
-class Order:
+class Order(msgspec.Struct, gc=False):
     """One accepted request."""
 
     call: Call
@@ -18,15 +17,15 @@ class Order:
     client_request_id: str
     session: str
     """Empty if the client names none."""
-    blocks: list[bytes]
+    blocks: list[int]
     """Prefix hashes of the prompt; see `gateway.prefix`."""
     prompt_tokens: int
     """An estimate, from the deployment's learned bytes per token."""
     body: bytes
     """What the engine gets."""
-    head_fields: bytes
+    head_fields: str
     """Header lines for the engine."""
-    answer_fields: bytes
+    answer_fields: str
     """Header lines for the client."""
     drop_usage: bool
     """The gateway asked for the usage chunk, the client did not."""

@@ -12,9 +12,10 @@ streams. Evidence in docs/gateway.md, Routing.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol, cast
+
+import msgspec
 
 from gateway.prefix import Block, PrefixIndex
 
@@ -51,8 +52,7 @@ class Candidate(Protocol):
     def breaker(self) -> _Circuit: ...
 
 
-@dataclass(slots=True)
-class Ask:
+class Ask(msgspec.Struct, gc=False):
     """What a policy needs to know of the request."""
 
     blocks: Sequence[Block]
@@ -65,8 +65,7 @@ class Ask:
     alpha: float = ALPHAS["balanced"]
 
 
-@dataclass(slots=True)
-class Choice[C: Candidate]:
+class Choice[C: Candidate](msgspec.Struct, gc=False):
     """The replica, why, and how much of the prompt it must still prefill."""
 
     replica: C
@@ -183,8 +182,7 @@ def _hash_key(ask: Ask) -> int:
         return int.from_bytes(blake2b(ask.session.encode(), digest_size=8).digest())
     if not ask.blocks:
         return random.getrandbits(64)
-    block = ask.blocks[min(_SECOND_BLOCK, len(ask.blocks)) - 1]
-    return block if isinstance(block, int) else int.from_bytes(block)
+    return _mix(ask.blocks[min(_SECOND_BLOCK, len(ask.blocks)) - 1])
 
 
 def _mix(value: int) -> int:

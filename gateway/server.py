@@ -8,19 +8,15 @@ goes to `App.handle`, which answers through the methods of `ClientConnection`.
 """
 
 import asyncio
-import math
 import time
-from email.utils import formatdate
 from enum import Enum, auto
-from http import HTTPStatus
-from typing import Protocol
 
 import httptools
 
 from gateway.errors import Problem, Shape, body, busy, invalid
-from gateway.settings import Limits
+from gateway.heads import date_line, retry_after_line, status_line
+from gateway.request import App, Holder, Request
 
-_REASONS = {int(status): status.phrase for status in HTTPStatus}
 _MOST_HEADERS = 128
 _SINGLE = {b"host", b"authorization", b"x-api-key", b"content-type", b"x-session-id"}
 """Headers of which a second one would leave open which counts."""
@@ -29,85 +25,12 @@ _WRITE_HIGH_BYTES = 128 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Request:
-    """One whole request."""
-
-    __slots__ = ("body", "headers", "method", "path", "received_at")
-
-    def __init__(
-        self, method: bytes, path: bytes, headers: dict[bytes, bytes], content: bytes
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.body = content
-        self.received_at = time.monotonic()
-
-
-class Holder(Protocol):
-    """Who answers a request; told of what happens to its client meanwhile."""
-
-    def client_gone(self) -> None:
-        """The client closed, or was given up."""
-
-    def client_paused(self) -> None:
-        """The client does not keep up: stop sending."""
-
-    def client_resumed(self) -> None:
-        """The client keeps up again."""
-
-
-class App(Protocol):
-    """Where requests go."""
-
-    limits: Limits
-
-    @property
-    def is_draining(self) -> bool:
-        """True once the gateway is asked to stop."""
-
-    def handle(self, client: "ClientConnection", request: Request) -> None:
-        """Answer `request` now, or hold `client` and answer later."""
-
-    def connected(self, client: "ClientConnection") -> bool:
-        """Count a connection. Returns False if there are too many."""
-
-    def disconnected(self, client: "ClientConnection") -> None:
-        """Uncount it."""
-
-
 class _State(Enum):
     IDLE = auto()  # between requests
     HEAD = auto()  # a request's head is coming
     BODY = auto()  # its body is coming
     ANSWER = auto()  # it is whole; the answer is due or under way
     CLOSED = auto()
-
-
-class _Clock:
-    """The Date header, formatted once a second."""
-
-    line = b""
-    second = 0
-
-
-def _date_line() -> bytes:
-    second = int(time.time())
-    if second != _Clock.second:
-        _Clock.second = second
-        _Clock.line = b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
-    return _Clock.line
-
-
-def status_line(status: int) -> bytes:
-    """Return the first line of an answer."""
-    return b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, "Status").encode())
-
-
-def _retry_after(problem: Problem) -> bytes:
-    if problem.retry_after_seconds is None:
-        return b""
-    return b"retry-after: %d\r\n" % math.ceil(problem.retry_after_seconds)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -119,6 +42,7 @@ class ClientConnection(asyncio.Protocol):
         "_body_bytes",
         "_close_after",
         "_expects",
+        "_head",
         "_head_bytes",
         "_headers",
         "_is_chunked",
@@ -154,6 +78,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self._url = b""
+        self._head: dict[bytes, bytes] = {}
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._body_bytes = 0
@@ -197,25 +122,20 @@ class ClientConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on_without_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            refusal = error.__context__
-            if not isinstance(refusal, _Malformed):
-                raise
-            self._fail(invalid(str(refusal), status=refusal.status))
         except httptools.HttpParserError as error:
             if self._request is not None:
                 self._pipelined = True  # garbage behind a whole request: that one is answered first
             else:
-                self._fail(invalid(f"This is not a valid HTTP request: {error}"))
+                self._fail(_what_is_wrong(error))
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
         """Answer an offer of another protocol (some Java clients offer h2c) in HTTP/1.1."""
-        length, url = self._headers.get(b"content-length", b"0"), self._url
+        headers, url = self._head, self._url
+        length = headers.get(b"content-length", b"0")
         if self._is_chunked or self._state is _State.CLOSED:
             self._fail(invalid("A protocol upgrade cannot go with a chunked body."))
             return
         method = self._parser.get_method()
-        headers = self._headers
         self._parser = httptools.HttpRequestParser(self)
         self._reset()
         self._state = _State.HEAD
@@ -257,20 +177,18 @@ class ClientConnection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._state is not _State.HEAD:
-            return  # trailers carry nothing that counts
         name = name.lower()
-        if name in self._headers and name in _SINGLE:
+        headers = self._headers
+        if name in headers and name in _SINGLE:
             raise _Malformed(f"The header {name.decode('latin-1')!r} is there twice.")
-        self._headers[name] = value
-        if len(self._headers) > _MOST_HEADERS:
-            raise _Malformed("There are too many headers.", 431)
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         if self._state is not _State.HEAD:
             return
+        # Trailers, which carry nothing that counts, go to a dictionary that nobody reads.
+        self._head, self._headers = self._headers, {}
         self._check_head()
-        self._since = time.monotonic()
         self._state = _State.BODY
         if self._expects:
             self._transport.write(_CONTINUE)
@@ -288,32 +206,42 @@ class ClientConnection(asyncio.Protocol):
             return
         self._state = _State.ANSWER
         content = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._request = Request(self._parser.get_method(), self._url, self._headers, content)
+        self._request = Request(
+            self._parser.get_method(), self._url, self._head, content, time.monotonic()
+        )
         self._body = []
         self._close_after = self._version == "1.0" or not self._parser.should_keep_alive()
         self.bytes_out = 0
 
     def _check_head(self) -> None:
-        headers, version = self._headers, self._parser.get_http_version()
+        headers, version = self._head, self._parser.get_http_version()
         self._version = version
-        if version not in ("1.1", "1.0"):
+        if version == "1.1":
+            if b"host" not in headers:
+                raise _Malformed("The header 'Host' is missing.")
+        elif version != "1.0":
             raise _Malformed(f"HTTP {version} is not spoken here.", 505)
-        if version == "1.1" and b"host" not in headers:
-            raise _Malformed("The header 'Host' is missing.")
-        coding = headers.get(b"transfer-encoding")
-        if coding is not None:
-            if version == "1.0" or coding.strip().lower() != b"chunked":
-                raise _Malformed("The only transfer coding taken is 'chunked'.", 501)
-            self._is_chunked = True
+        if len(headers) > _MOST_HEADERS:
+            raise _Malformed("There are too many headers.", 431)
         length = headers.get(b"content-length")
         if length is not None and int(length) > self._app.limits.body_bytes:
             raise _Malformed(self._too_large(), 413)
-        expect = headers.get(b"expect")
-        if expect is not None:
-            if expect.lower() != b"100-continue":
-                raise _Malformed("The only expectation met is '100-continue'.", 417)
-            self._expects = version == "1.1" and (length not in (None, b"0") or self._is_chunked)
+        if b"transfer-encoding" in headers:
+            self._check_coding(headers[b"transfer-encoding"])
+        if b"expect" in headers:
+            self._check_expectation(headers[b"expect"], length)
         self._upgrading = self._parser.should_upgrade()
+
+    def _check_coding(self, coding: bytes) -> None:
+        if self._version == "1.0" or coding.strip().lower() != b"chunked":
+            raise _Malformed("The only transfer coding taken is 'chunked'.", 501)
+        self._is_chunked = True
+
+    def _check_expectation(self, expectation: bytes, length: bytes | None) -> None:
+        if expectation.lower() != b"100-continue":
+            raise _Malformed("The only expectation met is '100-continue'.", 417)
+        has_body = self._is_chunked or length not in (None, b"0")
+        self._expects = self._version == "1.1" and has_body
 
     def _too_large(self) -> str:
         return f"The request body is over the limit of {self._app.limits.body_bytes} bytes."
@@ -324,12 +252,12 @@ class ClientConnection(asyncio.Protocol):
         """Send one whole answer. `extra` are whole header lines."""
         if self._state is _State.CLOSED:
             return
-        close = self._closes()
+        close = self._close_after or self._pipelined or self._app.is_draining
         self._transport.write(
             b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
             % (
                 status_line(status),
-                _date_line(),
+                date_line(),
                 kind,
                 len(content),
                 b"connection: close\r\n" if close else b"",
@@ -346,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
             problem.status,
             body(problem, shape),
             kind=b"application/json",
-            extra=_retry_after(problem) + extra,
+            extra=retry_after_line(problem) + extra,
         )
 
     def begin(self, status: int, *, kind: bytes, extra: bytes = b"") -> None:
@@ -360,7 +288,7 @@ class ClientConnection(asyncio.Protocol):
             b"%b%bcontent-type: %b\r\ncache-control: no-cache\r\n%b%b%b\r\n"
             % (
                 status_line(status),
-                _date_line(),
+                date_line(),
                 kind,
                 b"transfer-encoding: chunked\r\n" if self._is_chunked else b"",
                 b"connection: close\r\n" if self._closes() else b"",
@@ -418,9 +346,9 @@ class ClientConnection(asyncio.Protocol):
             b"connection: close\r\n\r\n%b"
             % (
                 status_line(problem.status),
-                _date_line(),
+                date_line(),
                 len(content),
-                _retry_after(problem),
+                retry_after_line(problem),
                 content,
             )
         )
@@ -449,6 +377,15 @@ class ClientConnection(asyncio.Protocol):
         """Close unless a request is under way."""
         if self._state in (_State.IDLE, _State.HEAD):
             self._close()
+
+
+def _what_is_wrong(error: httptools.HttpParserError) -> Problem:
+    if isinstance(error, httptools.HttpParserCallbackError):
+        refusal = error.__context__
+        if not isinstance(refusal, _Malformed):
+            raise error
+        return invalid(str(refusal), status=refusal.status)
+    return invalid(f"This is not a valid HTTP request: {error}")
 
 
 class _Malformed(Exception):

@@ -117,17 +117,13 @@ class Pool:
 
         return call_off
 
-    def head(self, method: str, path: str, fields: bytes, body_bytes: int) -> bytes:
+    def head(self, method: str, path: str, fields: str, body_bytes: int) -> bytes:
         """Return a request head; `fields` are whole header lines."""
         authorization = f"authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
         return (
-            (
-                f"{method} {self.address.prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\n"
-                f"content-length: {body_bytes}\r\n{authorization}"
-            ).encode("latin-1")
-            + fields
-            + b"\r\n"
-        )
+            f"{method} {self.address.prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\n"
+            f"content-length: {body_bytes}\r\n{authorization}{fields}\r\n"
+        ).encode("latin-1")
 
     def give_back(self, connection: "UpstreamConnection") -> None:
         """Take a connection whose answer ended cleanly."""
@@ -322,7 +318,8 @@ class UpstreamConnection(asyncio.Protocol):
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
         self._ended = False
-        self.resume()
+        if self._is_paused:
+            self.resume()
         if self._is_reusable and not self._transport.is_closing():
             self.pool.give_back(self)
         else:

@@ -87,7 +87,7 @@ class Wait:
         self._comforted_at = now
         if not self.is_headed:
             self.is_headed = True
-            self._client.begin(200, kind=EVENT_STREAM, extra=self._order.answer_fields)
+            self._client.begin(200, kind=EVENT_STREAM, extra=self._order.answer_fields.encode())
         self._client.send(b": " + self._news().encode() + b"\n\n")
 
     def _news(self) -> str:

@@ -21,7 +21,8 @@ from tests.gateway.upstream import (
 )
 
 ENGINE = st.sampled_from(
-    ["well", "well", "well", "error", "busy", "cut", "cut mid-stream", "error in stream", "no reason"]
+    ["well", "well", "well", "error", "busy", "cut", "cut mid-stream", "error in stream",
+     "no reason"]
 )  # fmt: skip
 CLIENT = st.sampled_from(
     ["reads", "reads", "reads", "leaves at once", "leaves after the head", "leaves later", "stalls"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.server import ClientConnection, Request
+from gateway.request import Request
+from gateway.server import ClientConnection
 from gateway.settings import Limits
 from tests.gateway.harness import CHAT, PATH, gateway, model, table
 from tests.gateway.upstream import Asked, running, whole_chat
