@@ -8,20 +8,19 @@ API, Prometheus and the autoscaler (reads).
 """
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-import redis
-import redis.asyncio
 
 from apps.lib import clock
 from apps.lib.redis import async_client, client
+from apps.telemetry import writer
 from apps.telemetry.counters import HostReading, Seen, Slot
 from apps.telemetry.numbers import FleetNumbers, Readings, compute
+from apps.telemetry.writer import TIMEOUT_SECONDS, UNREACHABLE
 from gateway.wire import Live
 
 logger = logging.getLogger(__name__)
@@ -34,7 +33,6 @@ SILENT_SECONDS = 60
 WAKE_SECONDS = 30.0
 """A wish to wake a deployment counts for so long; gateways repeat it while requests wait."""
 MEMBERS_SECONDS = 120
-TIMEOUT_SECONDS = 2.0
 
 GATEWAYS = "gateways"
 HOSTS = "hosts"
@@ -43,18 +41,8 @@ _SHORT_SLOTS, _LONG_SLOTS = 2, 12
 _MEMBERS_KEY = "hearth:members"
 _WAKES_KEY = "hearth:wakes"
 
-_PUT = """
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-if redis.call('HSETNX', KEYS[2], ARGV[1], ARGV[2]) == 1 then
-  redis.call('EXPIRE', KEYS[2], ARGV[4])
-end
-"""
-
-_PUT_SHA1 = hashlib.sha1(_PUT.encode(), usedforsecurity=False).hexdigest()
 _LIVE = msgspec.json.Decoder(Live)
 _HOST_READING = msgspec.json.Decoder(HostReading)
-_UNREACHABLE = (redis.RedisError, OSError, TimeoutError)
 
 
 # --- Writes ------------------------------------------------------------------------------------
@@ -76,24 +64,12 @@ async def put_host(host_name: str, samples_json: bytes) -> bool:
 
 async def _put(kind: str, source: str, body: bytes) -> bool:
     now = clock.now().timestamp()
-    keys = [_now_key(kind), _slot_key(kind, slot_of(now))]
-    value = b"%.3f\n%b" % (now, body)
-    try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            await _run_put(keys, [source, value, SILENT_SECONDS, SLOT_KEPT_SECONDS])
-    except _UNREACHABLE as error:
-        logger.warning("live numbers of %s not kept: %s", source, error)
-        return False
-    return True
-
-
-async def _run_put(keys: list[str], arguments: list[Any]) -> None:
-    """Run the script by its digest; Redis forgets scripts when it restarts."""
-    connection = async_client()
-    try:
-        await connection.evalsha(_PUT_SHA1, len(keys), *keys, *arguments)
-    except redis.exceptions.NoScriptError:
-        await connection.eval(_PUT, len(keys), *keys, *arguments)
+    return await writer.put(
+        (_now_key(kind), _slot_key(kind, slot_of(now)), source),
+        b"%.3f\n%b" % (now, body),
+        newest_seconds=SILENT_SECONDS,
+        slot_seconds=SLOT_KEPT_SECONDS,
+    )
 
 
 async def put_wakes(deployments: Iterable[str]) -> None:
@@ -102,7 +78,7 @@ async def put_wakes(deployments: Iterable[str]) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             await async_client().zadd(_WAKES_KEY, dict.fromkeys(deployments, now))
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         logger.warning("wish to wake not kept: %s", error)
 
 
@@ -110,8 +86,26 @@ def put_members(members: Mapping[str, str]) -> None:
     """Tell which deployment each replica (UUID as text) belongs to; repeat it within a minute."""
     try:
         client().set(_MEMBERS_KEY, msgspec.json.encode(members), ex=MEMBERS_SECONDS)
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         logger.warning("members of deployments not kept: %s", error)
+
+
+def forget_silent(now: datetime) -> int:
+    """Drop the newest readings of sources that have gone; return how many.
+
+    Each start of a gateway is a new source. Raises redis.RedisError.
+    """
+    dropped = 0
+    for kind in (GATEWAYS, HOSTS):
+        stored: Any = client().hgetall(_now_key(kind))
+        gone = [
+            source
+            for source, value in stored.items()
+            if now.timestamp() - float(value.partition(b"\n")[0]) > SILENT_SECONDS
+        ]
+        if gone:
+            dropped += int(client().hdel(_now_key(kind), *gone))
+    return dropped
 
 
 # --- Reads -------------------------------------------------------------------------------------
@@ -124,7 +118,7 @@ def numbers() -> FleetNumbers:
     _ask(pipe, now)
     try:
         answers = pipe.execute()
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         return _stale(now, error)
     return compute(_readings(answers), now.timestamp())
 
@@ -137,7 +131,7 @@ async def anumbers() -> FleetNumbers:
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             answers = await pipe.execute()
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         return _stale(now, error)
     return compute(_readings(answers), now.timestamp())
 
@@ -150,7 +144,7 @@ def wakes(now: datetime) -> frozenset[str]:
         pipe.zremrangebyscore(_WAKES_KEY, "-inf", since)
         pipe.zrange(_WAKES_KEY, 0, -1)
         names = pipe.execute()[1]
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         logger.warning("wishes to wake not read: %s", error)
         return frozenset()
     return frozenset(name.decode() for name in names)
@@ -163,7 +157,7 @@ def table_revisions(now: datetime, silent_seconds: float) -> list[int]:
     """
     try:
         stored: Any = client().hgetall(_now_key(GATEWAYS))
-    except _UNREACHABLE as error:
+    except UNREACHABLE as error:
         logger.warning("tables of gateways not read: %s", error)
         return []
     since = now.timestamp() - silent_seconds

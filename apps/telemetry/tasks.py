@@ -3,7 +3,7 @@
 from celery import shared_task
 
 from apps.lib import clock
-from apps.telemetry import actions
+from apps.telemetry import actions, live
 
 
 @shared_task(name="telemetry.flush")  # type: ignore[untyped-decorator]  # celery ships no types
@@ -17,4 +17,6 @@ def flush(**_kwargs: object) -> None:
 @shared_task(name="telemetry.forget")  # type: ignore[untyped-decorator]  # celery ships no types
 def forget(**_kwargs: object) -> None:
     """Delete what is past its time."""
-    actions.forget(clock.now())
+    now = clock.now()
+    live.forget_silent(now)
+    actions.forget(now)

@@ -81,6 +81,14 @@ class TestNumbers:
         assert live.wakes(clock.now()) == frozenset()
 
 
+async def test_sources_that_have_gone_are_forgotten(redis):
+    await live.put_gateway("here", gateway(smol=Counts(in_flight=4)))
+    redis.hset("hearth:now:gateways", "gone", b"%.3f\n%b" % (1000.0, gateway()))
+
+    assert live.forget_silent(clock.now()) == 1
+    assert redis.hkeys("hearth:now:gateways") == [b"here"]
+
+
 class TestWakes:
     async def test_a_wish_lasts_half_a_minute(self, redis):
         await live.put_wakes(["smol", "big"])
