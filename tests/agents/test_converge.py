@@ -353,7 +353,7 @@ class Fences(RuleBasedStateMachine):
 
 
 Fences.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

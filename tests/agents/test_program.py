@@ -131,22 +131,6 @@ async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
     await made.close()
 
 
-class TestTheFirstStart:
-    async def test_needs_a_token(self, machine: Machine) -> None:
-        code, said = await ended(await machine.agent())
-
-        assert code == 2
-        assert "give it with --join-token" in said
-
-    async def test_tells_why_a_token_is_refused(self, machine: Machine) -> None:
-        code, said = await ended(await machine.agent("--join-token", "wrong"))
-
-        assert (code, said.splitlines()[-1]) == (
-            2,
-            "hearth agent: the control plane refused this host: The join token is not known.",
-        )
-
-
 class TestTheProgram:
     async def test_leaves_its_replicas_and_adopts_them_without_a_token(
         self, machine: Machine
