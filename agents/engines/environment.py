@@ -143,7 +143,7 @@ async def _build_locked(root: Path, device: str, tell: OnProgress) -> Environmen
         site = installer.Site(
             python=path / "bin" / "python", downloads=root / "downloads", lock=lock
         )
-        await installer.create(site, interpreter)
+        await installer.create(site, interpreter, installer.own_pip_wheel())
         await installer.install(site, recipe.requirements, _install_plan(recipe, tell))
         await installer.uninstall(site, recipe.unwanted)
         environment = Environment(path=path, version=VLLM_VERSION)

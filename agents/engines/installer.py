@@ -6,6 +6,7 @@ after a broken one fetches only what is missing.
 """
 
 import asyncio
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 import msgspec
 
 from agents import commands
-from agents.engines.interpreter import find_uv
 from agents.runtimes.base import OnProgress, RuntimeFault
 from agents.wire import Progress
 
@@ -53,25 +53,27 @@ class Plan:
     tell: OnProgress
 
 
-async def create(site: Site, interpreter: Path) -> None:
-    """Make an empty environment with a pip in it.
+async def create(site: Site, interpreter: Path, pip_wheel: Path | None) -> None:
+    """Make an empty environment with a pip in it: the one in `pip_wheel`, else the interpreter's.
 
-    Debian's Python has `venv` but no `ensurepip` unless asked for, so uv is the second way.
+    Debian's Python has `venv` but no `ensurepip` unless it was asked for.
     """
-    venv = [str(interpreter), "-m", "venv"]
-    if await _succeeds(site, [*venv, "--clear", str(site.folder)]):
+    venv = [str(interpreter), "-m", "venv", "--clear"]
+    if pip_wheel is None:
+        await _must(site, [*venv, str(site.folder)], CREATE_SECONDS)
         return
-    await _must(site, [*venv, "--clear", "--without-pip", str(site.folder)], CREATE_SECONDS)
-    uv = find_uv()
-    if uv is None:
-        raise RuntimeFault(
-            "engine_install",
-            f"{interpreter} cannot bring pip: install python3-venv for it, or uv, "
-            "and it is tried again",
-        )
-    await _must(
-        site, [str(uv), "pip", "install", "--python", str(site.python), "pip"], CREATE_SECONDS
-    )
+    await _must(site, [*venv, "--without-pip", str(site.folder)], CREATE_SECONDS)
+    # A wheel of pip can be run as it is, and so can install itself without an index.
+    pip = [str(site.python), f"{pip_wheel}/pip"]
+    await _must(site, [*pip, "install", "--quiet", "--no-index", str(pip_wheel)], CREATE_SECONDS)
+
+
+def own_pip_wheel() -> Path | None:
+    """Return the wheel of pip that comes with the agent's own Python, None if it has none."""
+    found = importlib.util.find_spec("ensurepip")
+    if found is None or found.origin is None:
+        return None
+    return next((Path(found.origin).parent / "_bundled").glob("pip-*.whl"), None)
 
 
 async def install(site: Site, requirements: Sequence[str], plan: Plan) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from agents.engines.environment import ensure_environment, present_environment
+from agents.engines.installer import Site, create
+from agents.engines.interpreter import ensure_interpreter
 from agents.runtimes.base import RuntimeFault
 from tests.agents.weights.shelf import Item, Shelf, open_shelf
 
@@ -155,3 +157,11 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
         return ""
+
+
+async def test_where_the_agent_has_no_pip_to_lend_the_interpreters_own_is_taken(tmp_path):
+    site = Site(python=tmp_path / "made" / "bin" / "python", downloads=tmp_path, lock=0)
+
+    await create(site, await ensure_interpreter("3.11"), None)
+
+    assert _output([str(site.python), "-m", "pip", "--version"]).startswith("pip ")
