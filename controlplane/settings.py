@@ -150,7 +150,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PAGINATION_CLASS": "apps.lib.paging.Pages",
     "DEFAULT_SCHEMA_CLASS": "apps.lib.schema.Schema",
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["apps.lib.parsing.StrictJsonParser"],
     "EXCEPTION_HANDLER": "apps.lib.drf.handle",
     "UNAUTHENTICATED_USER": None,
 }

@@ -17,6 +17,7 @@ from controlplane.reference import reference
 from controlplane.unknown import unknown_address
 
 urlpatterns = [
+    re_path(r"^api/.*\x00", unknown_address),  # PostgreSQL takes no NUL in a name to look for
     path("api/v1/", include([*catalog, *deployments, *fleet, *traffic, *accounts])),
     path("api/schema", SchemaView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),

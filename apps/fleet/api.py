@@ -208,7 +208,7 @@ class DefaultPriceDetail(IdempotentWrites, GenericAPIView[Any]):
 def _known_kind(kind: str) -> str:
     """Return `kind` as it is kept: a GPU's whole name is fine too. Raises Problem 400."""
     name = prices.kind_of(kind)
-    if not 1 <= len(name) <= prices.KIND_LIMIT:
+    if not prices.KIND.fullmatch(name):
         raise Problem(400, "invalid", "kind: give `cpu` or the name of a GPU, as `h100`.")
     return name
 

@@ -41,8 +41,8 @@ DEFAULTS_USD_PER_HOUR: dict[str, Decimal] = {
 
 UNKNOWN_GPU_USD_PER_HOUR = Decimal("0.50")
 
-KIND_LIMIT = 80
-"""Longest kind, in characters, that a price can be set for."""
+KIND = re.compile(r"[a-z0-9][a-z0-9 .()+_-]{0,79}")
+"""What a price can be set for."""
 
 _BRANDS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|graphics|generation)\b")
 

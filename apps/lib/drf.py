@@ -5,13 +5,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.db import OperationalError
 from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import exception_handler, set_rollback
 
+from apps.lib.parsing import too_large
 from apps.lib.problems import CONTENT_TYPE, Problem
 
 logger = logging.getLogger(__name__)
@@ -40,20 +41,8 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
 def _as_problem(error: Exception) -> Problem | None:
     if isinstance(error, Problem):
         return error
-    if isinstance(error, Http404):
-        return Problem(404, "not_found", str(error) or "There is nothing here.")
-    if isinstance(error, PermissionDenied):
-        return Problem(403, "permission_denied", str(error) or "Your role does not allow this.")
     if isinstance(error, exceptions.ValidationError):
         return _invalid(error)
-    if isinstance(error, OperationalError):
-        logger.exception("the database did not answer", exc_info=error)
-        return Problem(
-            503,
-            "database_busy",
-            "The database does not answer; nothing was changed. Try again in a moment.",
-            extra={"retry_after_seconds": DATABASE_RETRY_SECONDS},
-        )
     if isinstance(error, exceptions.NotAuthenticated):
         return Problem(
             401, "not_authenticated", "Sign in, or send `Authorization: Bearer <token>`."
@@ -62,6 +51,25 @@ def _as_problem(error: Exception) -> Problem | None:
         code = error.get_codes()
         return Problem(
             error.status_code, code if isinstance(code, str) else "error", str(error.detail)
+        )
+    return _of_django(error)
+
+
+def _of_django(error: Exception) -> Problem | None:
+    """Return the problem for one of Django's own errors; None for a fault of ours."""
+    if isinstance(error, Http404):
+        return Problem(404, "not_found", str(error) or "There is nothing here.")
+    if isinstance(error, PermissionDenied):
+        return Problem(403, "permission_denied", str(error) or "Your role does not allow this.")
+    if isinstance(error, RequestDataTooBig):
+        return too_large()
+    if isinstance(error, OperationalError):
+        logger.exception("the database did not answer", exc_info=error)
+        return Problem(
+            503,
+            "database_busy",
+            "The database does not answer; nothing was changed. Try again in a moment.",
+            extra={"retry_after_seconds": DATABASE_RETRY_SECONDS},
         )
     return None
 
