@@ -6,8 +6,10 @@ import os
 import sys
 
 # httpx loads its command line, and with it click and rich, wherever these are installed: 5 MB and
-# a quarter of a second that an agent has no use for. It does without if that import fails.
-sys.modules["httpx._main"] = None  # type: ignore[assignment]
+# a quarter of a second that an agent has no use for. httpcore looks along the whole path for a
+# sniffio that is not there, four times a request. Both do without if the import fails at once.
+for unwanted in ("httpx._main", "sniffio"):
+    sys.modules[unwanted] = None  # type: ignore[assignment]
 
 if __name__ == "__main__":
     code = importlib.import_module("agents.program").main()
