@@ -3,6 +3,7 @@
 Called by the views through `page`. Costs two counts; a page that is not built does not appear.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,9 +88,12 @@ def page(
     `live` is the topic of its socket, e.g. `deployment:llama`. A request with the header
     `X-Part: live` is a page that renews itself: it gets the same partial that the page holds.
     """
-    whole = {**context, "shell": build(request, name, title=title, live=live)}
+    counts = queries.counts()
+    whole = {**context, "shell": build(request, name, counts, title=title, live=live)}
     part = "#live" if name in _RENEWABLE and request.headers.get("X-Part") == "live" else ""
     response = render(request, f"dashboard/{name}.html{part}", whole, status=status)
+    if part:
+        response["X-Counts"] = json.dumps(counts)
     patch_vary_headers(response, ["X-Part"])
     patch_cache_control(response, no_store=True)
     return response
@@ -99,10 +103,11 @@ _PARENTS = {"deployment": "deployments", "deploy": "catalog"}
 """Pages below one of the navigation."""
 
 
-def build(request: HttpRequest, name: str, *, title: str, live: str) -> Shell:
+def build(
+    request: HttpRequest, name: str, counts: dict[str, int], *, title: str, live: str
+) -> Shell:
     """Return the frame of the page `name` for the signed-in person."""
     user = user_of(request)
-    counts = queries.counts()
     return Shell(
         title=title,
         page=name,

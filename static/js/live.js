@@ -7,6 +7,7 @@ import { morph } from "./morph.js";
 const STALE_MS = 4000;
 const PAUSES_MS = [250, 500, 1000, 2000, 5000, 10000];
 const SIGNED_OUT = 4401;
+const HIDDEN_MS = 60_000;
 
 const button = document.getElementById("live");
 const word = button?.querySelector("[data-live-word]");
@@ -21,6 +22,8 @@ let socket = null;
 let wanted = false;
 let fetching = null;
 let again = false;
+let leaving = 0;
+let reopening = 0;
 
 export function start(given) {
   handlers = given;
@@ -30,7 +33,11 @@ export function start(given) {
   addEventListener("hearth:pause", () => pause(!state.paused));
   setInterval(tell, 1000);
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden) return;
+    clearTimeout(leaving);
+    if (document.hidden) {
+      leaving = setTimeout(() => socket?.close(), HIDDEN_MS);
+      return;
+    }
     if (!socket) open();
     if (wanted) renew();
     paint();
@@ -47,6 +54,7 @@ export function row(table, name) {
 export const names = (table) => [...tables[table].keys()];
 
 function open() {
+  clearTimeout(reopening);
   const url = new URL("/ws/live/", location.href);
   url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   url.searchParams.set("topic", topic);
@@ -62,7 +70,7 @@ function open() {
   socket.onclose = (event) => {
     socket = null;
     if (event.code === SIGNED_OUT) location.reload();
-    else setTimeout(open, PAUSES_MS[Math.min(state.tries++, PAUSES_MS.length - 1)] * (0.5 + Math.random()));
+    else if (!document.hidden) reopening = setTimeout(open, PAUSES_MS[Math.min(state.tries++, PAUSES_MS.length - 1)] * (0.5 + Math.random()));
   };
 }
 
@@ -104,13 +112,14 @@ export async function renew() {
     again = true;
     return;
   }
-  fetching = fetch(location.href, { headers: { "X-Part": "live" } });
+  fetching = fetch(part.dataset.url ?? location.href, { headers: { "X-Part": "live" } });
   try {
     const reply = await fetching;
     if (reply.redirected) return location.reload();
     if (reply.status === 404) return gone();
     if (reply.ok) {
       morph(part, await reply.text());
+      recount(JSON.parse(reply.headers.get("X-Counts")));
       handlers.onPart?.();
       paint();
       dispatchEvent(new Event("hearth:part"));
@@ -123,6 +132,14 @@ export async function renew() {
   if (again) {
     again = false;
     renew();
+  }
+}
+
+/* The navigation is no part of what is renewed; its counts come in a header. */
+function recount(counts) {
+  for (const [key, number] of Object.entries(counts ?? {})) {
+    const place = document.querySelector(`[data-nav="${key}"] .n`);
+    if (place) place.textContent = number;
   }
 }
 

@@ -127,6 +127,9 @@ function step(button) {
   input.value = Math.min(+input.max, Math.max(+input.min, +input.value + +button.dataset.step));
 }
 
+/* Buttons of the shared form come back to the page as it is filtered now. */
+$("#act")?.addEventListener("submit", () => ($("#act").elements.next.value = location.pathname + location.search));
+
 /* ---------- keys ---------- */
 let lead = "";
 addEventListener("keydown", (event) => {

@@ -2,10 +2,11 @@
 
 from http import HTTPStatus
 
+from django.conf import settings as django_settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
 from apps.accounts.states import Role
 from apps.catalog import catalog
@@ -17,6 +18,8 @@ from apps.deployments import actions
 from apps.deployments.orders import NewDeployment
 from apps.lib import clock
 from apps.lib.problems import Problem
+
+SIMULATOR = "simulator"
 
 
 @require_safe
@@ -31,6 +34,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "tasks": shelf.tasks(whole),
         "fitting": sum(card.fits for card in whole),
         "problems": catalog.problems(),
+        "simulated": django_settings.ENGINE == SIMULATOR,
     }
     return shell.page(request, "catalog", context, title="Catalog")
 
@@ -53,9 +57,11 @@ def check(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 @needs(Role.OPERATOR)
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def deploy(request: HttpRequest, slug: str) -> HttpResponse:
     """Order the deployment and go to its page, where it starts; a refusal shows the form."""
+    if request.method != "POST":
+        return redirect("deploy-settings", slug=slug)
     entry = _entry(slug)
     form = DeployForm(entry, request.POST)
     if not form.is_valid():
@@ -78,8 +84,8 @@ def _form_page(
 ) -> HttpResponse:
     context = {
         "entry": entry,
-        "card": shelf.card(entry),
         "form": form,
+        "simulated": django_settings.ENGINE == SIMULATOR,
         "fit": shelf.plan(entry, form.wish()),
     }
     return shell.page(request, "deploy", context, title=entry.name, status=status)

@@ -5,8 +5,9 @@ from datetime import datetime
 from decimal import Decimal
 
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.urls import reverse
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from agents.wire import HostSample, Inventory
 from apps.accounts.states import Role
@@ -151,9 +152,11 @@ def _gpus(
 
 
 @needs(Role.ADMIN)
-@require_POST
+@require_http_methods(["GET", "HEAD", "POST"])
 def join(request: HttpRequest) -> HttpResponse:
-    """Make a join token and show the command with it, once."""
+    """Make a join token and show the command with it, once; coming back shows the hosts."""
+    if request.method != "POST":
+        return redirect("hosts")
     _, secret = actions.create_join_token(actor=user_of(request).username, now=clock.now())
     return _list(request, join_command(secret, request.build_absolute_uri("/")))
 
