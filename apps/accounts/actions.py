@@ -90,17 +90,19 @@ def _make_admin() -> User:
 @transaction.atomic
 def create_user(*, username: str, password: str, role: Role, actor: str) -> User:
     """Make a user. Raises Problem 409 `user_exists`, 400 `password_weak`."""
-    if User.objects.filter(username=username).exists():
+    user = User(username=username, role=role)
+    _check_password(password, user)
+    user.set_password(password)
+    try:
+        with transaction.atomic():
+            user.save(force_insert=True)
+    except IntegrityError as error:
         raise Problem(
             409,
             "user_exists",
             f"There is a user `{username}` already.",
             extra={"field": "username"},
-        )
-    user = User(username=username, role=role)
-    _check_password(password, user)
-    user.set_password(password)
-    user.save(force_insert=True)
+        ) from error
     audit(actor=actor, action="user.created", target=username, data={"role": role})
     return user
 
@@ -109,7 +111,10 @@ def create_user(*, username: str, password: str, role: Role, actor: str) -> User
 def change_user(
     *, user: User, role: Role | None, active: bool | None, password: str | None, actor: str
 ) -> None:
-    """Change what is given and leave what is None, all or nothing. Problems: see below."""
+    """Change what is given and leave what is None, all or nothing.
+
+    Raises the Problems of `set_role`, `set_active` and `set_password`.
+    """
     if role is not None:
         set_role(user=user, role=role, actor=actor)
     if active is not None:

@@ -8,7 +8,7 @@ import re
 from datetime import datetime, timedelta
 
 import msgspec
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from agents.wire import EnrolReply, EnrolRequest, encode
 from apps.accounts.actions import audit
@@ -66,7 +66,7 @@ def enrol(request: EnrolRequest, incarnation: str, now: datetime) -> tuple[Host,
     host.credential_sha256 = secrets.digest(credential)
     host.inventory = msgspec.json.decode(encode(request.inventory))
     host.last_seen_at = now
-    host.save(force_insert=is_new)
+    _save(host, is_new=is_new)
     _use(token, host, now)
     audit(
         actor=token.created_by,
@@ -144,14 +144,27 @@ def _host_to_enrol(name: str, install_id: str) -> Host | None:
             extra={"field": "install_id"},
         )
     if same_folder is None and Host.objects.filter(name=name).exists():
-        raise Problem(
-            409,
-            "host_name_taken",
-            f"A host `{name}` exists already. Start this agent with another --name, or delete "
-            "that host first.",
-            extra={"field": "host_name"},
-        )
+        raise _name_taken(name)
     return same_folder
+
+
+def _save(host: Host, *, is_new: bool) -> None:
+    """Write `host`; of two that enrol under one name at the same moment, one is refused."""
+    try:
+        with transaction.atomic():
+            host.save(force_insert=is_new)
+    except IntegrityError as error:
+        raise _name_taken(host.name) from error
+
+
+def _name_taken(name: str) -> Problem:
+    return Problem(
+        409,
+        "host_name_taken",
+        f"A host `{name}` exists already. Start this agent with another --name, or delete "
+        "that host first.",
+        extra={"field": "host_name"},
+    )
 
 
 def _new_host(name: str, install_id: str, now: datetime) -> Host:
