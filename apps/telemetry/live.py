@@ -212,10 +212,14 @@ def _host_readings(stored: Mapping[bytes, bytes]) -> dict[str, Seen[HostReading]
 
 
 def _decoded[R](stored: Mapping[bytes, bytes], decode: Callable[[bytes], R]) -> dict[str, Seen[R]]:
+    """Return the readings by source, without those that a later release wrote in its own way."""
     seen = {}
     for source, value in stored.items():
         at, _, body = value.partition(b"\n")
-        seen[source.decode()] = Seen(float(at), decode(body))
+        try:
+            seen[source.decode()] = Seen(float(at), decode(body))
+        except (msgspec.DecodeError, ValueError) as error:
+            logger.warning("reading of %s left out: %s", source, error)
     return seen
 
 

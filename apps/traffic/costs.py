@@ -74,7 +74,7 @@ def _reservations(
     rows = {row.pk: row for row in found.select_related("deployment").only(*_COLUMNS)}
     rates = queries.replica_rates(rows)
     result: dict[str, list[Reservation]] = defaultdict(list)
-    histories = _histories(rows, end)
+    histories = _histories(rows, {row.deployment.name for row in rows.values()}, end)
     for pk, row in rows.items():
         # Events past their retention are gone: then what the row says now is all there is.
         history = histories.get(pk) or [(row.phase_at.timestamp(), ReplicaPhase(row.phase))]
@@ -86,10 +86,15 @@ def _reservations(
 
 
 def _histories(
-    replicas: Collection[UUID], end: datetime
+    replicas: Collection[UUID], deployments: Collection[str], end: datetime
 ) -> dict[UUID, list[tuple[float, ReplicaPhase]]]:
     moves = (
-        Event.objects.filter(replica__in=list(replicas), kind__startswith=_MOVED, at__lt=end)
+        Event.objects.filter(
+            deployment__in=deployments,  # has an index, replicas have none
+            replica__in=list(replicas),
+            kind__startswith=_MOVED,
+            at__lt=end,
+        )
         .order_by("at", "id")
         .values_list("replica", "kind", "at")
     )

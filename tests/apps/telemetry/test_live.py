@@ -54,6 +54,13 @@ class TestNumbers:
         # One read for the pipeline, one for the INFO that counts.
         assert redis.info("stats")["total_reads_processed"] - before == 2
 
+    async def test_leaves_out_a_reading_that_it_cannot_read(self, redis):
+        await live.put_gateway("g", gateway(smol=Counts(in_flight=4)))
+        redis.hset("hearth:now:gateways", "later-release", b"1.0\n[]")
+        redis.hset("hearth:now:hosts", "broken", b"nothing")
+
+        assert live.numbers().deployments["smol"].in_flight == 4
+
     async def test_survives_a_restart_of_redis_that_lost_the_script(self, redis):
         await live.put_gateway("g", gateway(smol=Counts(in_flight=4)))
         redis.script_flush()
