@@ -125,6 +125,7 @@ class Agent:
             else:
                 if near.failures or far.failures:
                     log.info("the control plane answers again")
+                    self._reporter.start_over()
                 near.reset()
                 far.reset()
                 self._hear()
@@ -151,18 +152,18 @@ class Agent:
 
     def _take(self, reply: SyncReply, group: asyncio.TaskGroup) -> None:
         """Take a snapshot: keep it on the disk first, then let the supervisors obey it."""
+        self._epoch = reply.agent_epoch
+        self._reporter.take_epoch(reply.agent_epoch)
         self._reads.take(reply.requests, group)
         accepted = converge.accept(self._desired, reply)
         if accepted is None:
             log.warning("an older state (revision %d) was not taken", reply.revision)
-            return
-        if accepted != self._desired or not self._may_act:
-            self._parts.store.save_desired(reply)
-        self._desired = accepted
-        self._epoch = reply.agent_epoch
-        self._reporter.take_epoch(reply.agent_epoch)
-        self._parts.relay.set_keys(reply.relay_key_sha256)
-        self._cache.obey(reply.cache_items, group)
+        else:
+            if accepted != self._desired or not self._may_act:
+                self._parts.store.save_desired(reply)
+            self._desired = accepted
+            self._parts.relay.set_keys(reply.relay_key_sha256)
+            self._cache.obey(reply.cache_items, group)
         self._act(group)
 
     async def _act_when_alone(self, group: asyncio.TaskGroup) -> None:

@@ -62,7 +62,7 @@ class Reporter:
         """Report under `epoch` from now on; reports rest until there is one."""
         if epoch != self._epoch:
             self._epoch, self._seq = epoch, 0
-            self._start_over()
+            self.start_over()
 
     async def run(self) -> None:
         """Report for ever. Raises Fenced when another agent took over."""
@@ -82,7 +82,7 @@ class Reporter:
                 await self._rest(error)
 
     async def _rest(self, error: Exception) -> None:
-        self._start_over()
+        self.start_over()
         seconds = self._backoff.next_seconds()
         log.debug("report not delivered (%s), again in %.1f s", error, seconds)
         await asyncio.sleep(seconds)
@@ -119,7 +119,7 @@ class Reporter:
         answer = await self._link.report(report)
         if not answer.accepted:
             log.info("the control plane dropped a report: %s", answer.reason or "no reason given")
-            self._start_over()
+            self.start_over()
             return
         self._told, self._told_cache = versions, cache
         if complete:
@@ -135,7 +135,7 @@ class Reporter:
             if complete or self._told.get(key) != version
         )
 
-    def _start_over(self) -> None:
+    def start_over(self) -> None:
         """Make the next report a complete one, with the inventory."""
         self._complete_due = 0.0
         self._told_inventory = ()

@@ -317,7 +317,8 @@ class ReplicaReport(Message, frozen=True, kw_only=True):
     """One sentence for people: why it failed or what it waits for."""
     code: str = ""
     """Stable word for the reason: `exit`, `oom`, `weights_checksum`, `disk_full`, `docker_down`,
-    `image_missing`, `engine_install`, `start_timeout`, `unhealthy`, `weights_missing`."""
+    `image_missing`, `engine_install`, `start_timeout`, `unhealthy`, `weights_missing`, `refused`
+    (this host's policy or the engine's settings do not allow it)."""
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
     """Last 50 lines, with `failed` only."""

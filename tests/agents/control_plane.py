@@ -48,8 +48,8 @@ class ControlPlane:
         self.keys: tuple[str, ...] = ()
         self.status = 0
         """Answer everything with this HTTP status instead, 0: work."""
-        self.refused = 0
-        """Requests that were answered with `status`."""
+        self.refused: list[str] = []
+        """Paths that were answered with `status`."""
         self.enrolments: list[EnrolRequest] = []
         self.syncs: list[SyncRequest] = []
         self.reports: list[Report] = []
@@ -126,7 +126,7 @@ class ControlPlane:
     async def _handle(self, scope: Scope, body: bytes) -> tuple[int, bytes]:
         path = scope["path"].removeprefix("/agent/v1/")
         if self.status:
-            self.refused += 1
+            self.refused.append(path)
             return self.status, json.dumps({"detail": f"scripted {self.status}"}).encode()
         if path == "enrol":
             return await self._enrol(wire.decode(EnrolRequest, body))
@@ -164,7 +164,7 @@ class ControlPlane:
             if request.agent_epoch:
                 return 204, b""
         if self.status:
-            self.refused += 1
+            self.refused.append("sync")
             return self.status, b"{}"
         reads, self.reads = self.reads, ()
         reply = SyncReply(

@@ -483,7 +483,7 @@ class TestAControlPlaneThatIsAway:
     async def test_hears_everything_when_it_is_back(self, host: AgentHost) -> None:
         await ready(host)
         host.control_plane.status = 503
-        await host.until(lambda: host.control_plane.refused > 0)
+        await host.until(lambda: "report" in host.control_plane.refused)
         await host.runtime.end("hearth-r1-g1", 1)
         heard = len(host.control_plane.reports)
 
@@ -528,6 +528,21 @@ class TestAnOlderState:
         await host.control_plane.order(order(generation=9, desired=DesiredPhase.ABSENT))
         await host.control_plane.until_reports(2)
 
+        assert host.runtime.count("stop") == 0
+
+    async def test_leaves_an_agent_that_restarts_with_what_it_knew(self, host: AgentHost) -> None:
+        await ready(host)
+        await host.control_plane.order(order("r2"))
+        await ready(host, "r2")
+        await host.kill()
+
+        host.control_plane.revision = 0
+        host.control_plane.orders.clear()
+        await host.runtime.end("hearth-r2-g1", 1)
+        await host.start()
+        await host.control_plane.until_phase("r2", "failed")
+
+        assert host.control_plane.epoch == 2
         assert host.runtime.count("stop") == 0
 
     async def test_is_the_truth_after_a_restored_database(self, host: AgentHost) -> None:
