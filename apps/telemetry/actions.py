@@ -24,6 +24,8 @@ _MOST_AT_ONCE = 60
 """Buckets that one run catches up on; the next run goes on from there."""
 
 _SLOTS = Step.FINE // live.SLOT_SECONDS
+_LEAD_SLOTS = 3
+"""A source that is silent for no more than so many slots leaves no gap."""
 
 
 def flush(now: datetime) -> int:
@@ -33,7 +35,7 @@ def flush(now: datetime) -> int:
     """
     # The slot after a bucket closes it, and that slot's first readings need a moment to arrive.
     end = _floor(now - timedelta(seconds=live.SLOT_SECONDS), Step.FINE)
-    oldest = _floor(now - timedelta(seconds=live.SLOT_KEPT_SECONDS - Step.FINE), Step.FINE)
+    oldest = _floor(now - timedelta(seconds=live.SLOT_KEPT_SECONDS - 2 * Step.FINE), Step.FINE)
     due = _due(FLUSH, Step.FINE, oldest, end)
     return sum(_write(FLUSH, Step.FINE, start, _from_redis(start)) for start in due)
 
@@ -54,7 +56,8 @@ def forget(now: datetime) -> int:
 
 def _from_redis(start: datetime) -> dict[Key, Bucket]:
     first = live.slot_of(start.timestamp())
-    return buckets.from_slots(live.slots(first, first + _SLOTS))
+    slots = live.slots(first - _LEAD_SLOTS, first + _SLOTS)
+    return buckets.from_slots(buckets.filled(slots, _LEAD_SLOTS))
 
 
 def _roll_up(step: Step, now: datetime) -> int:

@@ -85,6 +85,23 @@ def merged(buckets: Iterable[tuple[Key, Bucket]]) -> dict[Key, Bucket]:
     return dict(result)
 
 
+def filled(slots: Sequence[Slot], lead: int) -> list[Slot]:
+    """Return the slots from `lead` on; a source without a reading has its last of `lead` before.
+
+    So a post that came late costs no count: its change falls into the slot of the next one.
+    """
+    result = []
+    for last in range(lead, len(slots)):
+        near = slots[last - lead : last + 1]
+        result.append(
+            Slot(
+                gateways={name: seen for slot in near for name, seen in slot.gateways.items()},
+                hosts={name: seen for slot in near for name, seen in slot.hosts.items()},
+            )
+        )
+    return result
+
+
 def from_slots(slots: Sequence[Slot]) -> dict[Key, Bucket]:
     """Return what happened from the first slot to the last one, which only closes the span.
 

@@ -1,6 +1,6 @@
 """Live numbers: what gateways and agents post goes to Redis, what pages show comes from there.
 
-Redis keeps the newest reading of each source and one reading of each per slot of five seconds;
+Redis keeps the newest reading of each source and one reading of each per slot of two seconds;
 slots expire by themselves, so memory is bounded without anybody cleaning up. Everything here is
 lossy and never raises for an absent Redis: numbers are then empty and marked stale, wakes wait for
 the gateway to ring again. Called by the endpoints of gateways and agents (writes), by pages, the
@@ -25,8 +25,8 @@ from gateway.wire import Live
 
 logger = logging.getLogger(__name__)
 
-SLOT_SECONDS = 5
-SLOT_KEPT_SECONDS = 360
+SLOT_SECONDS = 2
+SLOT_KEPT_SECONDS = 240
 """A worker that is away for so long loses no bucket of the time series."""
 SILENT_SECONDS = 60
 """The newest readings go when every source has been silent for so long."""
@@ -37,7 +37,8 @@ MEMBERS_SECONDS = 120
 GATEWAYS = "gateways"
 HOSTS = "hosts"
 
-_SHORT_SLOTS, _LONG_SLOTS = 2, 12
+_SHORT_SLOTS, _LONG_SLOTS = (5, 4), (30, 29)
+"""How many slots back older readings are looked for; the later slot counts where both have one."""
 _MEMBERS_KEY = "hearth:members"
 _WAKES_KEY = "hearth:wakes"
 
@@ -190,17 +191,23 @@ def _ask(pipe: Any, now: datetime) -> None:  # noqa: ANN401 - sync and async pip
     pipe.get(_MEMBERS_KEY)
     for kind in (GATEWAYS, HOSTS):
         pipe.hgetall(_now_key(kind))
-        pipe.hgetall(_slot_key(kind, slot - _SHORT_SLOTS))
-        pipe.hgetall(_slot_key(kind, slot - _LONG_SLOTS))
+        for back in (*_SHORT_SLOTS, *_LONG_SLOTS):
+            pipe.hgetall(_slot_key(kind, slot - back))
 
 
 def _readings(answers: list[Any]) -> Readings:
     members = msgspec.json.decode(answers[0], type=dict[str, str]) if answers[0] else {}
     return Readings(
-        gateways=tuple(_lives(hash_) for hash_ in answers[1:4]),
-        hosts=tuple(_host_readings(hash_) for hash_ in answers[4:7]),
+        gateways=tuple(_lives(stored) for stored in _three(answers[1:6])),
+        hosts=tuple(_host_readings(stored) for stored in _three(answers[6:11])),
         members=members,
     )
+
+
+def _three(stored: list[Any]) -> list[dict[bytes, bytes]]:
+    """Return the newest readings, those some seconds old, and those a minute old, undecoded."""
+    newest, short, short_later, long, long_later = stored
+    return [newest, {**short, **short_later}, {**long, **long_later}]
 
 
 def _lives(stored: Mapping[bytes, bytes]) -> dict[str, Seen[Live]]:

@@ -1,6 +1,6 @@
 """The fleet's live numbers, computed from the newest readings and two older ones; pure.
 
-Gauges are the newest. Rates are over the last five to ten seconds, percentiles and the cache-hit
+Gauges are the newest. Rates are over the last six to twelve seconds, percentiles and the cache-hit
 ratio over the last minute. In flight, queue, requests, latencies are counted by gateways; token
 rates come from the engines' own counters, which rise with every step, and from the gateways for an
 engine that nobody scrapes. Called by `live`.

@@ -22,7 +22,7 @@ OUTPUT_WEIGHT = 4.0
 """An output token takes as much of the engine's time as so many prompt tokens; 3 to 30 is usual."""
 CACHED_WEIGHT = 0.1
 
-_DIGITS = Decimal("0.000000001")
+_DIGITS = Decimal("0.000000000001")
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class UsageRow(models.Model):
     bytes_in = models.PositiveBigIntegerField()
     bytes_out = models.PositiveBigIntegerField()
     retries = models.PositiveSmallIntegerField()
-    cost_usd = models.DecimalField(max_digits=18, decimal_places=9)
+    cost_usd = models.DecimalField(max_digits=20, decimal_places=12)
     """Its share of the busy time of its replica: see `apps.traffic.cost`."""
     created_at = models.DateTimeField()
 
