@@ -22,6 +22,9 @@ DRAIN_SECONDS = 90.0
 KILL_MARGIN_SECONDS = 2.0
 """Kept of the time for SIGKILL and for clearing up."""
 FIND_SECONDS = 5.0
+"""For a runtime to tell what is to be stopped."""
+COUNT_SECONDS = 0.8
+"""For a runtime to tell what stays: a daemon that hangs must not hold up the agent's end."""
 DEFAULT_GRACE_SECONDS = 20.0
 
 log = logging.getLogger("hearth.agent")
@@ -38,18 +41,22 @@ class End:
 
     async def stop_all(self, runtimes: Sequence[Runtime], longest_seconds: float) -> bool:
         """Stop and remove all, at once; return whether all were gone in time."""
-        found = [(runtime, item) for runtime in runtimes for item in await self._find(runtime)]
+        found = [
+            (runtime, item)
+            for runtime in runtimes
+            for item in await self._find(runtime, FIND_SECONDS)
+        ]
         ends = (self._stop(runtime, item, longest_seconds) for runtime, item in found)
         return all(await asyncio.gather(*ends))
 
     async def count(self, runtimes: Sequence[Runtime]) -> int:
         """Return how many instances run."""
-        found = [item for runtime in runtimes for item in await self._find(runtime)]
+        found = [item for runtime in runtimes for item in await self._find(runtime, COUNT_SECONDS)]
         return sum(item.running for item in found)
 
-    async def _find(self, runtime: Runtime) -> list[Instance]:
+    async def _find(self, runtime: Runtime, timeout_seconds: float) -> list[Instance]:
         try:
-            async with asyncio.timeout(FIND_SECONDS):
+            async with asyncio.timeout(timeout_seconds):
                 found = await runtime.find()
         except (RuntimeFault, TimeoutError) as fault:
             log.warning("cannot see the replicas of the %s runtime: %s", runtime.kind, fault)

@@ -13,6 +13,8 @@ import ssl
 import sys
 from pathlib import Path
 
+import uvloop
+
 from agents.relay.access import Access
 from agents.relay.exchange import Front
 from agents.relay.files import CONFIG, Running, code_version, write_running
@@ -25,7 +27,7 @@ EXIT_USAGE = 2
 def main() -> int:
     given = _parser().parse_args()
     try:
-        return asyncio.run(_serve(given))
+        return uvloop.run(_serve(given))
     except OSError as error:
         sys.stderr.write(f"hearth relay: cannot listen on {given.listen}: {error.strerror}\n")
         return EXIT_USAGE
