@@ -94,6 +94,7 @@ class TestEveryPage:
         found = []
         for path in PAGES:
             page.goto(path)
+            page.evaluate("() => document.fonts.ready")
             for width in WIDTHS:
                 page.set_viewport_size({"width": width, "height": 900})
                 if page.evaluate(SIDEWAYS) > 0:
