@@ -75,9 +75,10 @@ class Attendant:
         self.clock.begin("import", self._ground.monotonic())
         probing: asyncio.Task[bool] | None = None
         log_due = 0.0
+        deadline = self._start_deadline()
         try:
             while (instance := self._running()) is not None:
-                self._check_start_timeout(instance)
+                self._check_start_timeout(deadline)
                 if self._ground.monotonic() >= log_due:
                     await self._read_log(instance)
                     log_due = self._ground.monotonic() + LOG_INTERVAL_SECONDS
@@ -101,14 +102,25 @@ class Attendant:
         self._status.stages(dict(self.clock.seconds))
         return True
 
-    def _check_start_timeout(self, instance: Instance) -> None:
-        limit = self._order.spec.start_timeout_seconds
-        if self._ground.now() - instance.started_at > limit:
+    def _start_deadline(self) -> float:
+        """Return when to give up, by the monotonic clock: the wall clock may be set meanwhile.
+
+        An adopted instance may have become ready long after its time, while nobody looked: it is
+        always given time for a probe.
+        """
+        instance = self._running()
+        spent = self._ground.now() - instance.started_at if instance is not None else 0.0
+        whole = self._order.spec.start_timeout_seconds
+        left = max(whole - max(0.0, spent), min(whole, PROBE_TIMEOUT_SECONDS))
+        return self._ground.monotonic() + left
+
+    def _check_start_timeout(self, deadline: float) -> None:
+        if self._ground.monotonic() > deadline:
             stage = self.clock.stage or "starting"
             raise GivenUp(
                 "start_timeout",
-                f"not ready {limit:.0f} s after its start, still at {stage}: "
-                "see the log, or give it a longer start timeout",
+                f"not ready {self._order.spec.start_timeout_seconds:.0f} s after its start, still "
+                f"at {stage}: see the log, or give it a longer start timeout",
             )
 
     async def _read_log(self, instance: Instance) -> None:

@@ -170,8 +170,10 @@ def _start_again_or_wait(order: ReplicaOrder, past: Past, seen: Seen) -> Step:
     """The control plane owns the restart policy; while it is away this host restarts alone."""
     if not seen.away:
         return Wait()
-    until = past.at + restart_delay_seconds(past.restarts)
-    return Start(order, again=True) if seen.now >= until else Wait(until)
+    delay_seconds = restart_delay_seconds(past.restarts)
+    if 0 <= seen.now - past.at < delay_seconds:
+        return Wait(past.at + delay_seconds)
+    return Start(order, again=True)  # rested enough, or the wall clock was set back
 
 
 def restart_delay_seconds(restarts: int) -> float:

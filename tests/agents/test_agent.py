@@ -175,6 +175,20 @@ class TestARestartOfTheAgent:
         assert {phase for _, _, phase in host.control_plane.history[heard_before:]} <= {"ready"}
         assert host.control_plane.replicas["r1"].endpoint is not None
 
+    async def test_probes_what_became_ready_long_after_its_time(self, host: AgentHost) -> None:
+        host.runtime.is_ready_at_once = False
+        await host.control_plane.order(order(start_timeout_seconds=300))
+        await host.start()
+        await host.control_plane.until_phase("r1", "starting")
+        await host.kill()
+
+        host.skew_seconds = 7200
+        host.runtime.servers["hearth-r1-g1"].is_ready.set()
+        await host.start()
+        await host.control_plane.until_phase("r1", "ready")
+
+        assert host.runtime.count("stop") == 0
+
     async def test_obeys_what_was_ordered_meanwhile(self, host: AgentHost) -> None:
         await ready(host)
         await host.kill()

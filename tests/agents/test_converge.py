@@ -82,6 +82,12 @@ CASES: list[tuple[str, ReplicaOrder | None, Seen, Step]] = [
         Seen((), past(Move.FAILED), away=True, now=102.0),
         Start(RUN_1, again=True),
     ),
+    (
+        "it failed, the host is alone and its clock was set back",
+        RUN_1,
+        Seen((), past(Move.FAILED), away=True, now=50.0),
+        Start(RUN_1, again=True),
+    ),
     ("stopped by the host's own wish", RUN_1, Seen((), past(Move.CLEARED)), Start(RUN_1)),
     ("half stopped by that wish", RUN_1, Seen((ended(1),), past(Move.CLEARED)), STOP_1),
     ("a stop was begun, order again", RUN_2, Seen((), past(Move.STOPPING)), Start(RUN_2)),
