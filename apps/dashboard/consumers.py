@@ -21,6 +21,7 @@ from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
 
+from apps.dashboard import queries
 from apps.dashboard.frames import Builder
 from apps.lib import live
 from apps.telemetry.live import anumbers
@@ -54,6 +55,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         self.topic = query.get("topic", [""])[0][:80]
         self.known = (query.get("epoch", [""])[0], _number(query.get("seq", ["0"])[0]))
         self.kinds: set[str] = set()
+        self.replicas: frozenset[str] = frozenset()
         self.news = asyncio.Event()
         await self.accept()
         self.joined = await self._join()
@@ -97,12 +99,13 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         await self.close()
 
     async def _send_frames(self) -> None:
+        await self._find_replicas()
         builder = builder_of(id(asyncio.get_running_loop()))
         epoch, seq = self.known
         async with builder.watching():
             while True:
                 frame = await builder.next(epoch, seq)
-                await self._send(frame.message(self.topic))
+                await self._send(frame.message(self.topic, self.replicas))
                 epoch, seq = frame.epoch, frame.seq
 
     async def _tell_changes(self) -> None:
@@ -111,7 +114,15 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
             await asyncio.sleep(GATHER_SECONDS)
             self.news.clear()
             kinds, self.kinds = sorted(self.kinds), set()
+            await self._find_replicas()
             await self._send({"type": "changed", "kinds": kinds})
+
+    async def _find_replicas(self) -> None:
+        """Look up which replicas a deployment's page shows: the others' numbers stay off it."""
+        kind, _, name = self.topic.partition(":")
+        if kind == "deployment":
+            found = await database_sync_to_async(queries.replica_ids)(name)
+            self.replicas = frozenset(found)
 
     async def _watch_session(self) -> None:
         while await self._signed_in():  # noqa: ASYNC110 - a question to the database, not a flag

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +67,8 @@ class Frame:
     """A snapshot: what is not in it does not exist."""
     stale: bool
 
-    def message(self, topic: str) -> dict[str, Any]:
-        """Return what crosses to a page of `topic`."""
+    def message(self, topic: str, replicas: Set[str] = frozenset()) -> dict[str, Any]:
+        """Return what crosses to a page of `topic` that shows these replicas."""
         head = {"type": "snapshot" if self.whole else "delta", "epoch": self.epoch}
         about = {"fields": FIELDS} if self.whole else {}
         stale = {"stale": True} if self.stale else {}
@@ -78,17 +78,17 @@ class Frame:
             "at": round(self.at, 3),
             **about,
             **stale,
-            **select(self.tables, topic),
+            **select(self.tables, topic, replicas),
         }
 
 
-def select(tables: Tables, topic: str) -> Tables:
+def select(tables: Tables, topic: str, replicas: Set[str]) -> Tables:
     """Return the part of `tables` that a page of `topic` shows; empty tables are left out."""
     kind, _, name = topic.partition(":")
     if kind == "deployment":
         wanted = {
             "deployments": _only(tables["deployments"], {name}),
-            "replicas": tables["replicas"],
+            "replicas": _only(tables["replicas"], replicas),
         }
     else:
         names = {"overview": ("fleet", "deployments"), "deployments": ("deployments",)}
@@ -97,7 +97,7 @@ def select(tables: Tables, topic: str) -> Tables:
     return {table: rows for table, rows in wanted.items() if rows}
 
 
-def _only(table: Table, names: set[str]) -> Table:
+def _only(table: Table, names: Set[str]) -> Table:
     return {name: row for name, row in table.items() if name in names}
 
 

@@ -86,6 +86,12 @@ def _seen(rows: list[Deployment]) -> list[Seen]:
     ]
 
 
+def replica_ids(name: str) -> list[str]:
+    """Return the ids of the replicas that the deployment `name` has and that are not gone."""
+    rows = Replica.objects.filter(deployment__name=name).exclude(phase=ReplicaPhase.STOPPED)
+    return [str(pk) for pk in rows.values_list("pk", flat=True)]
+
+
 def events(*, deployment: str = "", limit: int = 20) -> list[Event]:
     """Return the newest events, newest first."""
     return list(deployment_queries.events(deployment=deployment)[:limit])

@@ -155,6 +155,7 @@ class TestKeyboard:
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         expect(page.get_by_role("menuitem", name="Stop")).to_be_focused()
+        expect(page.get_by_role("menuitem", name="Start")).to_be_hidden()
         page.keyboard.press("Escape")
 
         expect(page.get_by_role("menu")).to_be_hidden()

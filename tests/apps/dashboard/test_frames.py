@@ -94,6 +94,14 @@ class TestFrames:
         assert list(message["deployments"]) == ["smol"]
         assert "fleet" not in message
 
+    def test_a_deployments_page_gets_its_own_replicas_alone(self):
+        made, _ = builder()
+        made.add(FleetNumbers(at=1.0, replicas={"r1": ReplicaNumbers(), "r2": ReplicaNumbers()}))
+
+        message = made.since("", 0).message("deployment:smol", {"r1"})
+
+        assert list(message["replicas"]) == ["r1"]
+
     def test_the_fleets_replicas_stay_off_other_pages(self):
         made, _ = builder()
         made.add(FleetNumbers(at=1.0, replicas={"r1": ReplicaNumbers()}))

@@ -1,3 +1,0 @@
-/* The catalog: filters as one types. */
-
-import "./filter.js";
