@@ -1,5 +1,6 @@
 /* Turns one piece of the page into what the server sent, touching only what differs: focus, open
-   <details>, charts (data-keep) and what a person types stay. */
+   <details>, charts (data-keep) and what a person types stay. Siblings that come and go need an id:
+   without one, a piece is matched by its place, tag and class. */
 
 const keep = (node) => node.nodeType === 1 && (node.hasAttribute("data-keep") || node === document.activeElement);
 
@@ -10,6 +11,8 @@ export function morph(target, html) {
 }
 
 function children(old, fresh) {
+  const wanted = new Set([...fresh.children].map((e) => e.id));
+  for (const child of [...old.children]) if (child.id && !wanted.has(child.id)) child.remove();
   const byId = new Map([...old.children].filter((e) => e.id).map((e) => [e.id, e]));
   let here = old.firstChild;
   for (const node of [...fresh.childNodes]) {

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from agents.wire import EngineKind
-from apps.deployments.models import Deployment
+from apps.deployments.models import Deployment, Replica
 from apps.lib import clock, live
 from tests.apps.dashboard import factories
 
@@ -202,6 +202,21 @@ class TestLive:
         tell("deployment", deployment="newcomer")
 
         expect(page.get_by_role("link", name="newcomer")).to_be_visible()
+
+    @pytest.mark.parametrize("name", ["qwen", "broken"])
+    def test_charts_stay_when_the_start_or_the_failure_goes(self, visitor, fleet, name):
+        page = visitor.open(f"/deployments/{name}/")
+        wait_until_live(page)
+        expect(page.locator("#charts canvas")).to_have_count(4)
+        page.evaluate("() => document.querySelector('#charts canvas').dataset.mine = 'yes'")
+
+        Replica.objects.filter(deployment__name=name).update(phase="ready", progress=None)
+        Deployment.objects.filter(name=name).update(phase="ready")
+        tell("deployment", deployment=name)
+
+        expect(page.get_by_text("Live", exact=True).first).to_be_visible()
+        expect(page.locator("#starting, #failure")).to_have_count(0)
+        expect(page.locator("#charts canvas[data-mine=yes]")).to_have_count(1)
 
     def test_a_paused_page_stays_as_it_is(self, visitor, fleet):
         page = visitor.open("/deployments/")
