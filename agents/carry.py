@@ -134,7 +134,7 @@ class Hands:
 
     def settle(self, step: Settle) -> None:
         """Record that a tombstone is fulfilled."""
-        self._remove_folder(step.generation)
+        standing.remove_all_run_dirs(self._ground.run_root, self._replica_id)
         self._status.begin(step.generation, self._ground.now())
         self._status.enter(ObservedPhase.STOPPED, self._ground.now())
         self._note(Move.STOPPED, step.generation)

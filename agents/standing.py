@@ -57,12 +57,21 @@ def remove_run_dir(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_all_run_dirs(run_root: Path, replica_id: str) -> None:
+    """Remove the folders of every generation: also of those whose start never came to anything."""
+    own = re.compile(rf"{re.escape(replica_id)}-g\d+")
+    for folder in run_root.iterdir():
+        if own.fullmatch(folder.name):
+            remove_run_dir(folder)
+
+
 def instance_name(order: ReplicaOrder) -> str:
     """Return the name that the same order always gets: starting twice cannot make two."""
     return f"hearth-{order.replica_id}-g{order.generation}"
 
 
 def labels(order: ReplicaOrder, host_id: str) -> dict[str, str]:
+    """Return the labels by which an instance is found and adopted again."""
     return {
         LABEL_REPLICA: order.replica_id,
         LABEL_GENERATION: str(order.generation),

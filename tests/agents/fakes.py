@@ -15,6 +15,7 @@ import httpx
 
 from agents.engines.base import Place, StageMark
 from agents.runtimes.base import Instance, Launch, OnProgress, RuntimeFault
+from agents.standing import instance_name, labels
 from agents.wire import (
     DesiredPhase,
     EngineKind,
@@ -167,14 +168,8 @@ class FakeEngine:
     def launch(self, order: ReplicaOrder, place: Place) -> Launch:
         if order.spec.settings.dtype == "nonsense":
             raise ValueError("dtype: nonsense is not one of auto, bfloat16")
-        labels = {
-            "ai.hearth.replica": order.replica_id,
-            "ai.hearth.generation": str(order.generation),
-            "ai.hearth.deployment": order.deployment,
-            "ai.hearth.host": place.host_id,
-        }
         return Launch(
-            name=f"hearth-{order.replica_id}-g{order.generation}", labels=labels,
+            name=instance_name(order), labels=labels(order, place.host_id),
             engine=self.kind, device="cpu", argv=(), env={}, run_dir=place.run_dir,
         )  # fmt: skip
 

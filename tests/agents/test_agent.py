@@ -111,6 +111,17 @@ class TestATombstone:
         assert host.control_plane.replicas["r1"].phase == "stopped"
         assert host.runtime.count("start") == 1
 
+    async def test_leaves_nothing_of_a_start_that_failed(self, host: AgentHost) -> None:
+        host.runtime.faults["start"] = RuntimeFault("exit", "cannot be started")
+        await host.control_plane.order(order())
+        await host.start()
+        await host.control_plane.until_phase("r1", "failed")
+
+        await host.control_plane.order(order(generation=2, desired=DesiredPhase.ABSENT))
+        await host.control_plane.until_phase("r1", "stopped", 2)
+
+        assert not list((host.folder / "run").iterdir())
+
     async def test_breaks_off_a_start_under_way(self, host: AgentHost) -> None:
         host.runtime.holds["prepare"] = asyncio.Event()
         await host.control_plane.order(order())
