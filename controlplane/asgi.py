@@ -15,11 +15,10 @@ django.setup()
 
 # Only after setup: these modules read models.
 from apps.dashboard.routing import websocket_urlpatterns  # noqa: E402
-from apps.traffic.endpoints import GatewayEndpoints  # noqa: E402
-
 from apps.deployments.endpoints import AgentEndpoints  # noqa: E402
 from apps.lib.asgi import Receive, Scope, Send  # noqa: E402
 from apps.lib.doorbell import Listener  # noqa: E402
+from apps.traffic.endpoints import GatewayEndpoints  # noqa: E402
 
 
 class Web:
