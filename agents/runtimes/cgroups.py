@@ -1,11 +1,12 @@
 """Memory limits by control group, where this user may make one.
 
-Both layouts: v1 (`/sys/fs/cgroup/memory/…`) and v2 with a delegated subtree (systemd
-`Delegate=yes`). Where neither can be written, `create` says so by None and the process
-runtime's shim watches the memory instead. RLIMIT_AS is no substitute: engines reserve address
-space many times over what they use.
+Both layouts: v1 (`/sys/fs/cgroup/memory/…`), and v2 where systemd delegated the parent of the
+agent's own group (`Delegate=yes` with `DelegateSubgroup=`; the others are systemd's). Where
+neither can be written, `create` says so by None and the process runtime's shim watches the memory
+instead. RLIMIT_AS is no substitute: engines reserve address space many times over what they use.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def _parents(root: Path) -> list[Path]:
     own = _own_paths()
     if (root / "cgroup.controllers").exists():
         here = root / own.get("", "").lstrip("/")
-        # A group with processes of its own cannot have limited children: its parent may.
-        return [path for path in (here.parent, here) if _delegates_memory(path)]
+        # A group with processes of its own, as the agent's, cannot have limited children.
+        return [here.parent] if _is_delegated(here.parent) and _bounds_memory(here.parent) else []
     base = root / "memory"
     here = base / own.get("memory", "").lstrip("/")
     return [path for path in dict.fromkeys((here, base)) if path.is_dir()]
@@ -83,9 +84,22 @@ def _own_paths(pid: str = "self") -> dict[str, str]:
     return paths
 
 
-def _delegates_memory(path: Path) -> bool:
+def _is_delegated(path: Path) -> bool:
+    """Return whether systemd marked `path` as not its own; see systemd's CGROUP_DELEGATION."""
+    for name in ("user.delegate", "trusted.delegate"):
+        try:
+            if os.getxattr(path, name) == b"1":
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _bounds_memory(path: Path) -> bool:
+    """Let the children of `path` have memory limits; return whether they may."""
     try:
-        return "memory" in (path / "cgroup.subtree_control").read_text().split()
+        (path / "cgroup.subtree_control").write_text("+memory")
+        return "memory" in (path / "cgroup.subtree_control").read_text()
     except OSError:
         return False
 

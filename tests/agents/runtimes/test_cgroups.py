@@ -8,13 +8,13 @@ import pytest
 from agents.runtimes import cgroups
 
 
-def _undelegated_v2(root: Path) -> None:
-    """Lay out a v2 tree in which this process is where it says it is, and may do nothing."""
+def _v2(root: Path) -> Path:
+    """Lay out a v2 tree in which this process is where it says it is; return its parent."""
     here = root / _own_v2_path().lstrip("/")
     here.mkdir(parents=True)
     (root / "cgroup.controllers").write_text("memory pids\n")
-    for folder in (here, here.parent):
-        (folder / "cgroup.subtree_control").write_text("\n")
+    (here.parent / "cgroup.subtree_control").write_text("\n")
+    return here.parent
 
 
 def _own_v2_path() -> str:
@@ -23,10 +23,21 @@ def _own_v2_path() -> str:
 
 
 class TestCreate:
-    def test_where_nothing_is_delegated_none_is_made(self, tmp_path):
-        _undelegated_v2(tmp_path / "cgroup")
+    def test_what_systemd_did_not_delegate_is_left_alone(self, tmp_path):
+        parent = _v2(tmp_path / "tree" / "cgroup")
 
-        assert cgroups.create("hearth-x", 1 << 30, root=tmp_path / "cgroup") is None
+        assert cgroups.create("hearth-x", 1 << 30, root=tmp_path / "tree" / "cgroup") is None
+        assert (parent / "cgroup.subtree_control").read_text() == "\n"
+
+    def test_in_a_delegated_parent_one_is_made_beside_the_agents(self, tmp_path):
+        parent = _v2(tmp_path / "tree" / "cgroup")
+        os.setxattr(parent, "user.delegate", b"1")
+
+        group = cgroups.create("hearth-x", 1 << 30, root=tmp_path / "tree" / "cgroup")
+
+        assert group is not None
+        assert group.path == parent / "hearth-x"
+        assert (parent / "cgroup.subtree_control").read_text() == "+memory"
 
     def test_where_there_is_no_such_tree_none_is_made(self, tmp_path):
         assert cgroups.create("hearth-x", 1 << 30, root=tmp_path / "absent") is None
