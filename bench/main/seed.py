@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from collections import defaultdict
 from datetime import datetime
 from uuid import uuid4
 
@@ -44,6 +45,7 @@ from apps.deployments.states import DeploymentPhase, ReplicaPhase  # noqa: E402
 from apps.fleet.models import Host  # noqa: E402
 from apps.lib import clock  # noqa: E402
 from apps.telemetry import live  # noqa: E402
+from gateway import wire  # noqa: E402
 from gateway.wire import (  # noqa: E402
     GAP_BUCKETS_SECONDS,
     TTFT_BUCKETS_SECONDS,
@@ -88,12 +90,14 @@ def count_queries() -> dict[str, int]:
 async def post_numbers(replicas: list[Replica]) -> None:
     """Post what agents and a gateway post, each second, until standard input is closed."""
     closed = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    by_host: dict[str, list[Replica]] = defaultdict(list)
+    for replica in replicas:
+        by_host[str(replica.host)].append(replica)
     second = 0
     while not closed.done():
         second += 1
-        for host in {replica.host.name: replica.host for replica in replicas}.values():
-            own = [replica for replica in replicas if replica.host_id == host.pk]
-            await live.put_host(host.name, _report(own, second))
+        for name, own in by_host.items():
+            await live.put_host(name, _report(own, second))
         await live.put_gateway("bench", _live(replicas, second))
         live.put_members({str(replica.pk): replica.deployment.name for replica in replicas})
         await asyncio.wait([closed], timeout=1.0)
@@ -210,7 +214,7 @@ def _live(replicas: list[Replica], second: int) -> bytes:
         deployments={replica.deployment.name: counts for replica in replicas},
         replicas={str(replica.pk): counts for replica in replicas},
     )
-    return encode(message)
+    return wire.encode(message)
 
 
 if __name__ == "__main__":
