@@ -78,6 +78,8 @@ async def choose_runtime(given: Settings, store: Store) -> Host:
         ),
         docker=(lambda: _docker("")) if is_docker_in_sight() else None,
     )
+    # Simulators are processes on any host, so that runtime is looked at everywhere.
+    store.remember_runtime(RuntimeKind.PROCESS)
     store.remember_runtime(choice.kind)
     return Host(given.data_dir, gpus, choice.kind, choice.reason)
 

@@ -19,7 +19,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
     Raises standing.Refused if this host does not allow it or the settings cannot be, RuntimeFault
     if something cannot be brought.
     """
-    runtime = ground.sight.primary
+    runtime = ground.sight.starter_of(order.spec.engine)
     engine = ground.engine(order.spec.engine)
     image = order.spec.image or ground.policy.engine_images.get(order.spec.device, "")
     image = image or engine.default_image(order.spec.device)

@@ -151,7 +151,7 @@ class Hands:
         self._note(Move.FAILED, generation)
 
     async def _start_one(self, launch: Launch) -> Instance:
-        runtime = self._ground.sight.primary
+        runtime = self._ground.sight.starter_of(launch.engine)
         try:
             async with asyncio.timeout(START_CALL_SECONDS):
                 return await runtime.start(launch)

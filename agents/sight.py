@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from agents.runtimes.base import LABEL_HOST, Instance, Runtime, RuntimeFault
-from agents.wire import RuntimeKind
+from agents.wire import EngineKind, RuntimeKind
 
 LOOK_TIMEOUT_SECONDS = 15.0
 """A daemon that hangs longer than this counts as down until it answers."""
@@ -36,6 +36,13 @@ class Sight:
     def primary(self) -> Runtime:
         """Return the runtime that starts new instances."""
         return self._runtimes[0]
+
+    def starter_of(self, engine: EngineKind) -> Runtime:
+        """Return the runtime that starts `engine`: the simulator has no image, it is a process."""
+        if engine is EngineKind.SIMULATOR:
+            processes = (r for r in self._runtimes if r.kind is RuntimeKind.PROCESS)
+            return next(processes, self.primary)
+        return self.primary
 
     def fault_of(self, kind: RuntimeKind) -> RuntimeFault | None:
         """Return why the picture of `kind` is old, None while it is fresh."""

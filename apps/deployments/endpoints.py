@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 from channels.db import database_sync_to_async
+from django.db import transaction
 
 from agents.wire import (
     PROTOCOL_VERSION,
@@ -160,6 +161,7 @@ def _is_due(host: Host, now: datetime) -> bool:
     return now - host.last_seen_at >= fleet_actions.SEEN_WRITTEN_EVERY
 
 
+@transaction.atomic
 def _note_alive(host: Host, now: datetime) -> None:
     move = fleet_actions.touch(host, now)
     if move is not None:

@@ -7,17 +7,22 @@ from collections.abc import Iterable
 from apps.lib.problems import Problem
 
 MAX_LENGTH = 63
+RESERVED = frozenset({"plan"})
+"""Names that are addresses of their own beside the deployments'."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 def check(name: str) -> None:
     """Raise Problem 400 unless `name` can be a model name, a URL part and a DNS label."""
-    if len(name) <= MAX_LENGTH and _NAME.fullmatch(name):
+    if name in RESERVED:
+        message = f"{name!r} is reserved, choose another name"
+    elif len(name) <= MAX_LENGTH and _NAME.fullmatch(name):
         return
-    message = (
-        f"{name!r} is not a name: use up to {MAX_LENGTH} characters a-z, 0-9 and -, "
-        "beginning and ending with a letter or digit"
-    )
+    else:
+        message = (
+            f"{name!r} is not a name: use up to {MAX_LENGTH} characters a-z, 0-9 and -, "
+            "beginning and ending with a letter or digit"
+        )
     raise Problem(
         400,
         "invalid",

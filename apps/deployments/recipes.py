@@ -4,7 +4,7 @@ Decides by the catalog's fit over the room on the hosts now. Called by `actions`
 and by the dry run. Errors are `Problem`s that name the field of the order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
 from apps.catalog.fit import DoesNotFit, HostFit, Wish, choose_variant, fit
 from apps.catalog.need import Need, estimate
+from apps.catalog.rooms import HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 from apps.catalog.weights import weights_refs
 from apps.deployments.models import Deployment, Revision
@@ -126,14 +127,17 @@ def _served(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Re
     if order.variant is not None:
         _variant(entry, order.variant)
     wish = _wish(order, overrides)
+    rooms = fit_rooms()
     try:
-        choice = choose_variant(entry, fit_rooms(), wish)
+        choice = choose_variant(entry, rooms, wish)
     except BadSetting as error:
         raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
     except DoesNotFit as error:
         if order.placement.wait:
             return _hoped_for(entry, order, overrides, str(error))
         raise _does_not_fit(error) from error
+    if choice.device is Device.CPU and not order.placement.wait:
+        _check_memory(order, rooms)
     best = choice.best
     picked = _Picked(
         variant=choice.variant,
@@ -144,6 +148,25 @@ def _served(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Re
         reason=f"{best.host}: {best.reason}",
     )
     return _recipe(entry, order, picked)
+
+
+def _check_memory(order: NewDeployment, rooms: Sequence[HostRoom]) -> None:
+    """Raise Problem 422 if the order wants more memory than any host has free."""
+    wanted = order.resources.memory_bytes or 0
+    most = max((room.memory_available_bytes for room in rooms), default=0)
+    if wanted > most:
+        raise Problem(
+            422,
+            "does_not_fit",
+            f"resources.memory_bytes: {wanted} bytes are {wanted - most} more than the roomiest "
+            f"host has free; ask for at most {most}.",
+            extra={
+                "field": "resources.memory_bytes",
+                "reasons": [f"{room.name}: {room.memory_available_bytes} bytes" for room in rooms],
+                "missing_bytes": wanted - most,
+                "nearest": None,
+            },
+        )
 
 
 def _hoped_for(entry: Entry, order: NewDeployment, overrides: dict[str, Any], why: str) -> Recipe:

@@ -20,9 +20,10 @@ from apps.lib.problems import Problem
 
 def admit(host_id: UUID, wish: SyncRequest) -> int:
     """Return the epoch under which this session acts. Raises Problem 409 `fenced` if it is old."""
-    if wish.agent_epoch == 0:
-        return _grant(host_id, wish.session_id)
     host = Host.objects.only("agent_epoch", "agent_session", "name").get(pk=host_id)
+    if wish.agent_epoch == 0 or wish.agent_epoch > host.agent_epoch:
+        # A higher epoch than ever granted: this database was restored from an older backup.
+        return _grant(host_id, wish.session_id)
     if wish.agent_epoch != host.agent_epoch or wish.session_id != host.agent_session:
         raise Problem(409, "fenced", f"A newer agent acts for {host.name}: stop acting.")
     return host.agent_epoch

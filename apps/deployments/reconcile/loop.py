@@ -12,7 +12,7 @@ import threading
 from datetime import datetime, timedelta
 
 import redis
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import Q
 
 from apps.deployments import observed
@@ -105,6 +105,11 @@ class Controller:
         if self._next_sweep is not None and now < self._next_sweep:
             return
         self._next_sweep = now + timedelta(seconds=SWEEP_SECONDS)
+        with transaction.atomic():
+            self._sweep_hosts(now)
+        ReadRequest.objects.filter(deadline_at__lt=now - timedelta(minutes=5)).delete()
+
+    def _sweep_hosts(self, now: datetime) -> None:
         for move in fleet_actions.sweep_silent(now):
             observed.record_event(
                 at=now,
@@ -115,7 +120,6 @@ class Controller:
                 host=move.host,
             )
             live.publish(live.FLEET, "host", host=move.host)
-        ReadRequest.objects.filter(deadline_at__lt=now - timedelta(minutes=5)).delete()
 
     def _listen(self) -> None:
         while not self._stopping.is_set():

@@ -5,7 +5,7 @@ import pytest
 from apps.accounts.models import AuditEntry
 from apps.deployments import actions
 from apps.deployments.models import Decision, Deployment, Event, Replica
-from apps.deployments.orders import Change, NewDeployment, PlacementWish, Scaling
+from apps.deployments.orders import Change, NewDeployment, PlacementWish, Resources, Scaling
 from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.lib.problems import Problem
 from tests.apps.deployments.factories import NOW, make_deployment, make_host, make_replica
@@ -62,7 +62,7 @@ class TestCreate:
         assert (problem.status, problem.code, problem.extra["field"]) == (409, "name_taken", "name")
         assert Deployment.objects.count() == 1
 
-    @pytest.mark.parametrize("name", ["Mine", "a_b", "-a", "a b", "", "x" * 64])
+    @pytest.mark.parametrize("name", ["Mine", "a_b", "-a", "a b", "", "x" * 64, "plan"])
     def test_refuses_characters_that_a_name_cannot_have(self, name):
         make_host()
 
@@ -93,6 +93,14 @@ class TestCreate:
         assert problem.extra["missing_bytes"] > 0
         assert problem.extra["reasons"]
         assert not Deployment.objects.exists()
+
+    def test_refuses_more_memory_than_any_host_has(self):
+        make_host(memory_gib=16)
+        wish = Resources(memory_bytes=9_000_000_000_000)
+
+        problem = refusal(lambda: actions.create(order(resources=wish), **WHO))
+
+        assert (problem.status, problem.extra["field"]) == (422, "resources.memory_bytes")
 
     def test_accepts_an_order_that_may_wait_for_room(self):
         row = actions.create(order(placement=PlacementWish(wait=True)), **WHO)

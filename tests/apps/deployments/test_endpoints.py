@@ -180,6 +180,11 @@ class TestSync:
 
         assert (response.status_code, response.json()["code"]) == (409, "fenced")
 
+    async def test_an_epoch_of_a_database_that_was_lost_gets_a_new_one(self, agent):
+        reply = await agent.sync(session_id="s1", agent_epoch=7)
+
+        assert reply.agent_epoch == 1
+
 
 class TestReport:
     async def phase(self, replica: Replica) -> str:
