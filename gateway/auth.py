@@ -20,12 +20,18 @@ class Keys:
     def __init__(self) -> None:
         self._by_hash: dict[str, KeyRoute] = {}
         self._use: dict[str, KeyUse] = {}
+        self._ids: set[str] = set()
 
     def apply(self, keys: Iterable[KeyRoute]) -> None:
         """Take over the keys of a new table; use is kept by id."""
         self._by_hash = {key.sha256.lower(): key for key in keys}
         ids = {key.id for key in self._by_hash.values()}
         self._use = {id_: use for id_, use in self._use.items() if id_ in ids or use.in_flight}
+        self._ids = ids
+
+    def knows(self, key_id: str) -> bool:
+        """True if the table names this key."""
+        return key_id in self._ids
 
     def find(self, headers: dict[bytes, bytes], wall: float) -> KeyRoute:
         """Return the key that `headers` carry. Raises Refused (401)."""

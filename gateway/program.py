@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import table
@@ -23,10 +24,12 @@ from gateway.follow import follow
 from gateway.home import Home, open_home
 from gateway.link import Link, LinkError
 from gateway.live import Reporter
+from gateway.peers import Peers
 from gateway.server import ClientConnection
 from gateway.settings import Settings
 from gateway.ship import Shipper
 from gateway.spool import Spool, SpoolError
+from gateway.table import TableFile
 from gateway.watch import sweep, watch_queues
 from gateway.wire import RoutingTable
 
@@ -43,8 +46,42 @@ class StartError(Exception):
     """The gateway cannot start; one sentence says why."""
 
 
+@dataclass(slots=True)
+class _Parts:
+    """What one process is made of."""
+
+    core: Core
+    app: Gateway
+    spool: Spool | None
+    jobs: dict[str, _Job]
+    reporter: Reporter | None = None
+    peers: Peers | None = None
+
+
 async def run(settings: Settings) -> None:
     """Serve until a signal. Raises StartError."""
+    parts = _assemble(settings)
+    servers = await _listen(settings, parts.app)
+    if parts.spool is not None:
+        parts.spool.start()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
+    stop = _stop_event()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_for_ever(name, job)) for name, job in parts.jobs.items()]
+        await stop.wait()
+        await _drain(parts.core, parts.app, servers, settings.drain_seconds)
+        if parts.spool is not None:
+            await parts.spool.stop()
+        for task in tasks:
+            task.cancel()
+    if parts.peers is not None:
+        parts.peers.close()
+    if parts.reporter is not None:
+        await _say_last_words(parts.reporter)
+
+
+def _assemble(settings: Settings) -> _Parts:
     home = open_home(settings.data_dir) if settings.data_dir is not None else None
     log_path = home.usage_log if home is not None else settings.usage_log
     try:
@@ -57,27 +94,13 @@ async def run(settings: Settings) -> None:
         "queues": lambda: watch_queues(core),
         "sweep": lambda: sweep(core, app.clients),
     }
-    control = _join(core, home, spool, jobs) if home is not None else None
+    parts = _Parts(core, app, spool, jobs)
+    if home is not None:
+        parts.reporter = _join(core, home, spool, jobs)
     if settings.table is not None:
-        _apply(core, _first_table(settings.table))
-        path = settings.table
-        jobs["table"] = lambda: table.watch(path, lambda new: _apply(core, new))
-    servers = await _listen(settings, app)
-    if spool is not None:
-        spool.start()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 50)
-    stop = _stop_event()
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_for_ever(name, job)) for name, job in jobs.items()]
-        await stop.wait()
-        await _drain(core, app, servers, settings.drain_seconds)
-        if spool is not None:
-            await spool.stop()
-        for task in tasks:
-            task.cancel()
-    if control is not None:
-        await _say_last_words(control)
+        _read_table(core, TableFile(settings.table), jobs)
+    parts.peers = _meet(core, home, jobs)
+    return parts
 
 
 def _join(core: Core, home: Home, spool: Spool | None, jobs: dict[str, _Job]) -> Reporter:
@@ -110,16 +133,31 @@ def _join(core: Core, home: Home, spool: Spool | None, jobs: dict[str, _Job]) ->
     return reporter
 
 
+def _meet(core: Core, home: Home | None, jobs: dict[str, _Job]) -> Peers | None:
+    """Join the other gateways of this host, if there is a place to meet."""
+    folder = core.settings.peers_dir or (home.folder.parent / "peers" if home else None)
+    if folder is None:
+        return None
+    try:
+        peers = Peers(core, folder)
+    except OSError as error:
+        raise StartError(f"--peers-dir {folder}: {error.strerror or error}") from error
+    core.sharing = peers
+    jobs["peers"] = peers.run
+    return peers
+
+
 def _apply(core: Core, new: RoutingTable) -> None:
     core.apply(new, now=time.monotonic(), wall=time.time())
     log.info("routing table %d: %d models, %d keys", new.revision, len(new.models), len(new.keys))
 
 
-def _first_table(path: Path) -> RoutingTable:
+def _read_table(core: Core, file: TableFile, jobs: dict[str, _Job]) -> None:
     try:
-        return table.load(path)
+        _apply(core, file.load())
     except table.TableError as error:
-        raise StartError(f"--table {path}: {error}") from error
+        raise StartError(f"--table {file.path}: {error}") from error
+    jobs["table"] = lambda: file.watch(lambda new: _apply(core, new))
 
 
 async def _for_ever(name: str, job: _Job) -> None:

@@ -90,19 +90,29 @@ def keep(table: RoutingTable, path: Path) -> None:
     draft.replace(path)
 
 
-async def watch(path: Path, apply: Callable[[RoutingTable], None]) -> None:
-    """Call `apply` with each new good table in `path`, for ever."""
-    seen = _mark(path)
-    while True:
-        await asyncio.sleep(WATCH_SECONDS)
-        mark = _mark(path)
-        if mark == seen:
-            continue
-        seen = mark
-        try:
-            apply(load(path))
-        except TableError as error:
-            log.error("%s: %s; the last good table stays", path, error)
+class TableFile:
+    """A routing table that someone else writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+
+    def load(self) -> RoutingTable:
+        """Return the table as it is now. Raises TableError."""
+        # Marked before it is read: a change in between is seen as one.
+        self._seen = _mark(self.path)
+        return load(self.path)
+
+    async def watch(self, apply: Callable[[RoutingTable], None]) -> None:
+        """Call `apply` with each new good table, for ever."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if _mark(self.path) == self._seen:
+                continue
+            try:
+                apply(self.load())
+            except TableError as error:
+                log.error("%s: %s; the last good table stays", self.path, error)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

@@ -324,7 +324,9 @@ class TestQueueing:
                     client.post(PATH, CHAT)
                 await until(lambda: gw.deployment.queue.length == 2)
 
-                assert (len(one.asked), len(two.asked)) == (2, 2)
+                assert (gw.replica("r1").in_flight, gw.replica("r2").in_flight) == (2, 2)
+                await one.wait_for(2)
+                await two.wait_for(2)
                 for client in clients:
                     client.close()
                 assert await gw.is_quiet()
