@@ -33,6 +33,8 @@ SILENT_SECONDS = 60
 WAKE_SECONDS = 30.0
 """A wish to wake a deployment counts for so long; gateways repeat it while requests wait."""
 MEMBERS_SECONDS = 120
+SAME_SECONDS = 0.25
+"""Numbers of the same readings are computed again after so long: their age counts too."""
 
 GATEWAYS = "gateways"
 HOSTS = "hosts"
@@ -121,7 +123,26 @@ def numbers() -> FleetNumbers:
         answers = pipe.execute()
     except UNREACHABLE as error:
         return _stale(now, error)
-    return compute(_readings(answers), now.timestamp())
+    return _computed(answers, now.timestamp())
+
+
+_last: tuple[float, list[Any], FleetNumbers] | None = None
+"""What this process computed last, and from which answers."""
+
+
+def _computed(answers: list[Any], now: float) -> FleetNumbers:
+    """Compute the numbers, or return the last ones if they were just made of the same readings.
+
+    Readings change once a second; a list that is asked for a hundred times in it need not compute
+    the whole fleet a hundred times.
+    """
+    global _last
+    known = _last
+    if known is not None and 0 <= now - known[0] < SAME_SECONDS and known[1] == answers:
+        return known[2]
+    made = compute(_readings(answers), now)
+    _last = now, answers, made
+    return made
 
 
 async def anumbers() -> FleetNumbers:
@@ -134,7 +155,7 @@ async def anumbers() -> FleetNumbers:
             answers = await pipe.execute()
     except UNREACHABLE as error:
         return _stale(now, error)
-    return compute(_readings(answers), now.timestamp())
+    return _computed(answers, now.timestamp())
 
 
 def wakes(now: datetime) -> frozenset[str]:
