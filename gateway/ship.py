@@ -2,12 +2,14 @@
 
 Reads the spool's log behind the offset that was acknowledged last; that offset lies beside the log.
 The control plane drops records whose id it knows, so a batch may be sent twice. With the control
-plane away the log grows and nothing is lost. Called by `gateway.program`.
+plane away the log grows and nothing is lost. A record that it names as impossible is set aside, so
+that one bad line does not hold up all behind it. Called by `gateway.program`.
 """
 
 import asyncio
 import logging
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -20,11 +22,27 @@ BATCH_BYTES = 512 * 1024
 ROTATE_BYTES = 16 * 1024 * 1024
 """A log of this size is emptied once all of it is acknowledged."""
 
+REFUSED_BYTES = 4 * 1024 * 1024
+"""Most that the file of refused records may grow to; later ones are only logged."""
+
 _FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 30.0
+_LONGEST_PAUSE_SECONDS = 2.0
+"""Usage is on the page within two seconds after the control plane is back."""
+
 _ANSWER_SECONDS = 20.0
+_BAD_REQUEST = 400
+_NAMED = re.compile(rb"\$\.records\[(\d+)\]")
+"""How the control plane names a record, by its place in the batch."""
 
 log = logging.getLogger("gateway.ship")
+
+
+class _RecordRefused(Exception):
+    """The control plane can never store one record of a batch."""
+
+    def __init__(self, place: int, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 class Shipper:
@@ -35,6 +53,7 @@ class Shipper:
         self._gateway_id = gateway_id
         self._path = log_path
         self._ack_path = log_path.with_name(log_path.name + ".acked")
+        self._refused_path = log_path.with_name(log_path.name + ".refused")
         self._offset = self._read_offset()
         self._wake = asyncio.Event()
         self._wake.set()
@@ -48,14 +67,17 @@ class Shipper:
     async def run(self) -> None:
         """Ship what comes, for ever."""
         pause = _FIRST_PAUSE_SECONDS
+        is_away = False
         while True:
             await self._wake.wait()
             self._wake.clear()
             try:
                 while await self.ship_batch():
-                    pause = _FIRST_PAUSE_SECONDS
+                    pause, is_away = _FIRST_PAUSE_SECONDS, False
             except (LinkError, msgspec.MsgspecError, OSError) as error:
-                log.warning("usage: %s; %d records wait", error, self.waiting_records)
+                if not is_away:
+                    log.warning("usage: %s; %d records wait", error, self.waiting_records)
+                is_away = True
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
                 self._wake.set()
@@ -65,31 +87,56 @@ class Shipper:
         lines, end = self._next()
         if end == self._offset:
             return False
-        records = [msgspec.Raw(line) for line in lines if _is_record(line)]
-        if records:
-            await self._send(records)
+        records = [line for line in lines if self._is_record(line)]
+        while records:
+            try:
+                await self._send(records)
+                break
+            except _RecordRefused as refusal:
+                self._set_aside(records.pop(refusal.place), str(refusal))
         self._offset = end
         self.waiting_records = max(0, self.waiting_records - len(lines))
         self._write_offset()
         self._empty_if_long()
         return True
 
-    async def _send(self, records: list[msgspec.Raw]) -> None:
+    async def _send(self, records: list[bytes]) -> None:
         batch_id = f"{self._gateway_id}-{self._offset}"
         body = msgspec.json.encode(
             {
                 "protocol": PROTOCOL_VERSION,
                 "gateway_id": self._gateway_id,
                 "batch_id": batch_id,
-                "records": records,
+                "records": [msgspec.Raw(record) for record in records],
             }
         )
         path = "/gateway/v1/usage"
         status, answer = await self._link.post(path, body, timeout_seconds=_ANSWER_SECONDS)
         if status != 200:
-            raise LinkError(f"{path}: HTTP {status}: {answer[:200].decode(errors='replace')}")
+            reason = answer[:200].decode(errors="replace")
+            named = _NAMED.search(answer) if status == _BAD_REQUEST else None
+            if named and int(named[1]) < len(records):
+                raise _RecordRefused(int(named[1]), reason)
+            raise LinkError(f"{path}: HTTP {status}: {reason}")
         if decode(UsageAck, answer).batch_id != batch_id:
             raise LinkError(f"{path}: another batch was acknowledged")
+
+    def _is_record(self, line: bytes) -> bool:
+        try:
+            decode(UsageRecord, line)
+        except msgspec.MsgspecError as error:
+            self._set_aside(line, str(error))
+            return False
+        return True
+
+    def _set_aside(self, line: bytes, reason: str) -> None:
+        """Keep a line that cannot be stored where a person finds it."""
+        with self._refused_path.open("ab") as file:
+            has_room = file.tell() + len(line) < REFUSED_BYTES
+            if has_room:
+                file.write(line + b"\n")
+        where = str(self._refused_path) if has_room else "nowhere, that file is full"
+        log.error("usage: a record cannot be stored (%s); kept in: %s", reason, where)
 
     def _next(self) -> tuple[list[bytes], int]:
         """Return the whole lines that come next, and the offset behind them."""
@@ -130,12 +177,3 @@ class Shipper:
         with self._path.open("rb") as file:
             file.seek(self._offset)
             return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        decode(UsageRecord, line)
-    except msgspec.MsgspecError as error:
-        log.error("a line of the usage log is no record and is left out: %s", error)
-        return False
-    return True

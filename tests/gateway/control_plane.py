@@ -22,6 +22,8 @@ class ControlPlane:
         self.records: dict[str, dict] = {}
         self.batches = 0
         self.loses_acks = 0
+        self.refuses: str = ""
+        """Id of a record that it cannot store."""
         self.hosts: set[str] = set()
         self.changed = asyncio.Event()
         self.upstream = Upstream(self._answer)
@@ -57,6 +59,11 @@ class ControlPlane:
     async def _usage(self, asked: Asked) -> None:
         batch = decode(UsageBatch, asked.body)
         self.batches += 1
+        for place, record in enumerate(batch.records):
+            if record.id == self.refuses:
+                problem = {"detail": f"$.records[{place}].prompt_tokens: -1 is outside 0 to 2^53."}
+                await _reply(asked, json.dumps(problem).encode(), 400)
+                return
         before = len(self.records)
         for record in json.loads(asked.body)["records"]:
             self.records.setdefault(record["id"], record)
