@@ -175,7 +175,7 @@ class Hearth:
 
     def key(self, **limits: Any) -> str:
         """Return the secret of a new API key."""
-        response = self.api("POST", "api-keys/", json={"name": "test", **limits})
+        response = self.api("POST", "api-keys/", json={"name": "test"} | limits)
         assert response.status_code == 201, response.text
         return str(response.json()["key"])
 

@@ -133,16 +133,20 @@ class TestOneDeployment:
         simulated.wait_for(name, "ready", 60)
         wait_until(lambda: answers(client, name), 10, "an answer")
 
-    def test_usage_has_one_row_a_request(self, simulated, client, name):
-        def requests() -> int:
-            rows = simulated.api("GET", "usage/?group_by=deployment").json()["results"]
-            return next((row["requests"] for row in rows if row["group"] == name), 0)
+    def test_usage_has_one_row_a_request(self, simulated, name):
+        def by_key() -> dict[str, int]:
+            rows = simulated.api("GET", "usage/?group_by=key").json()["results"]
+            return {row["group"]: row["requests"] for row in rows}
 
-        before = wait_until(requests, 10, "usage")
-        for _ in range(5):
-            stream(client, name, "count me", max_tokens=2)
+        before = by_key()
+        with simulated.client(simulated.key(name="counted")) as counted:
+            for _ in range(5):
+                stream(counted, name, "count me", max_tokens=2)
 
-        wait_until(lambda: requests() == before + 5, 10, "5 more rows")
+        def new_rows() -> list[int]:
+            return [number for group, number in by_key().items() if group not in before]
+
+        wait_until(lambda: new_rows() == [5], 40, "five rows of the new key")
 
     def test_a_crashed_engine_is_a_failure_with_its_last_lines_and_is_started_again(
         self, simulated, client, name
