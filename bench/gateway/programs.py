@@ -1,0 +1,198 @@
+"""Starts what is measured, engines, the gateway and its peers, and reads what they cost.
+
+The gateway gets 1,000 keys with limits, prefix-aware routing and a usage log that is synced.
+Peers run from environments of their own below `~/.cache/hearth/peers/NAME`, made with
+`python -m venv` and `pip install NAME`; one that is not there is reported as not measured.
+"""
+
+import contextlib
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PEERS = Path.home() / ".cache" / "hearth" / "peers"
+KEYS = 1000
+REPLICAS = 2
+_START_SECONDS = 60.0
+_COMMANDS = {"vllm-router": ("vllm-router",), "sglang-router": ("sglang-router", "launch")}
+
+
+class StartFailedError(Exception):
+    """A program did not come up."""
+
+
+@dataclass(slots=True)
+class Program:
+    """One running process."""
+
+    name: str
+    port: int
+    process: subprocess.Popen[bytes]
+    usage_log: Path | None = None
+
+    def cpu_seconds(self) -> float:
+        """CPU of all its threads so far."""
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        return sum(int((t / "schedstat").read_text().split()[0]) for t in tasks.iterdir()) / 1e9
+
+    def memory_bytes(self) -> int:
+        """Its resident memory now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(row for row in status.splitlines() if row.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+    def records(self) -> int:
+        """Usage records it has written."""
+        if self.usage_log is None:
+            return 0
+        return self.usage_log.read_bytes().count(b"\n") if self.usage_log.exists() else 0
+
+
+@contextlib.contextmanager
+def engines(chunks: int, step_ms: float, pieces: int = 1) -> Iterator[list[int]]:
+    """Run the replicas; yield their ports."""
+    arguments = [sys.executable, "-m", "bench.gateway.engine", str(chunks), str(step_ms)]
+    started = [
+        subprocess.Popen([*arguments, str(pieces)], cwd=ROOT, stdout=subprocess.PIPE)
+        for _ in range(REPLICAS)
+    ]
+    try:
+        yield [int(process.stdout.readline()) for process in started if process.stdout]
+    finally:
+        for process in started:
+            _end(process)
+
+
+@contextlib.contextmanager
+def gateway(folder: Path, ports: list[int]) -> Iterator[Program]:
+    """Run the gateway, all features on."""
+    table = folder / "table.json"
+    table.write_text(json.dumps(_table(ports)))
+    usage_log = folder / f"usage-{time.monotonic_ns()}.jsonl"
+    port = _free_port()
+    arguments = ["--table", str(table), "--usage-log", str(usage_log)]
+    arguments += ["--listen", f"127.0.0.1:{port}", "--peers-dir", str(folder / "peers")]
+    command = [sys.executable, "-m", "gateway", *arguments]
+    program = _start("hearth", command, port, "/readyz")
+    program.usage_log = usage_log
+    try:
+        yield program
+    finally:
+        _end(program.process)
+
+
+@contextlib.contextmanager
+def peer(name: str, policy: str, ports: list[int]) -> Iterator[Program | None]:
+    """Run a peer in front of the same engines; yield None if it cannot be measured."""
+    script, *words = _COMMANDS[name]
+    binary = PEERS / name / "bin" / script
+    if not binary.exists():
+        yield None
+        return
+    port = _free_port()
+    urls = [f"http://127.0.0.1:{upstream}" for upstream in ports]
+    command = [str(binary), *words, "--host", "127.0.0.1", "--port", str(port), "--policy", policy]
+    command += ["--prometheus-port", str(_free_port()), "--worker-urls", *urls]
+    try:
+        program = _start(f"{name} {policy}", command, port, "/health")
+    except StartFailedError as error:
+        print(f"  {error}: peer not measured")
+        yield None
+        return
+    try:
+        yield program
+    finally:
+        _end(program.process)
+
+
+def secret(number: int) -> str:
+    """Return the secret of key `number`."""
+    return f"sk-bench-{number:06d}-0123456789abcdef"
+
+
+def _table(ports: list[int]) -> dict[str, object]:
+    replicas = [
+        {"id": f"r{n}", "url": f"http://127.0.0.1:{port}", "kv_cache_tokens": 200_000}
+        for n, port in enumerate(ports)
+    ]
+    keys = [
+        {
+            "id": f"key-{n}",
+            "sha256": hashlib.sha256(secret(n).encode()).hexdigest(),
+            "models": ["m"],
+            "rpm": 1_000_000,
+            "tpm": 1_000_000_000,
+            "max_in_flight": 1000,
+            "tenant": f"tenant-{n % 10}",
+        }
+        for n in range(KEYS)
+    ]
+    model = {"deployment": "m", "max_in_flight_per_replica": 4096, "replicas": replicas}
+    return {"revision": 1, "models": {"m": model}, "keys": keys}
+
+
+def _start(name: str, command: list[str], port: int, ready: str) -> Program:
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait_ready(process, f"http://127.0.0.1:{port}{ready}", name)
+    except StartFailedError:
+        _end(process)
+        raise
+    return Program(name, port, process)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], url: str, name: str) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StartFailedError(f"{name} ended at its start with code {process.returncode}")
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise StartFailedError(f"{name} was not ready in {_START_SECONDS:.0f} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children open as many files as the system allows."""
+    import resource  # noqa: PLC0415  of this function alone
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def version(name: str) -> str:
+    """Return the installed version of a peer, or an empty string."""
+    found = list(
+        (PEERS / name).glob(f"lib/python*/site-packages/{name.replace('-', '_')}-*.dist-info")
+    )
+    return found[0].name.removesuffix(".dist-info").split("-")[-1] if found else ""

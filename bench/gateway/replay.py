@@ -1,0 +1,278 @@
+"""Replays a real trace on simulated replicas in virtual time, routed by the gateway's own code.
+
+The engines are `agents.simulator.core`, the choice is `gateway.router.choose` over
+`gateway.prefix.PrefixIndex`, so what is compared is policies and nothing else: every policy sees
+the same requests on the same engines. Several gateways each keep books of their own and hear of
+the others' moves `NEWS_SECONDS` late, as `gateway.peers` batches them. Called by
+`bench.gateway.__main__`.
+"""
+
+import json
+import random
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agents.simulator.core import Core, Limits, Timing
+from agents.simulator.runs import Run
+from bench.main.figures import Result, quantile
+from gateway.breaker import Breaker
+from gateway.peers import BATCH_SECONDS
+from gateway.prefix import PrefixIndex
+from gateway.router import ALPHAS, Ask, choose
+
+BLOCK_TOKENS = 512
+BUCKET_SECONDS = 3.0
+"""The trace's clock ticks so: requests of one tick are spread evenly over it."""
+
+REPLICAS = 6
+NEWS_SECONDS = BATCH_SECONDS + 0.001
+
+LIMITS = Limits(
+    kv_cache_tokens=307_200, block_tokens=BLOCK_TOKENS, host_cache_tokens=3_000_000,
+    max_num_seqs=256,
+)  # fmt: skip
+TIMING = Timing(
+    prefill_tokens_per_second=20_480, decode_seconds_per_token=0.016, attention_tokens=50_000
+)
+HELD_BLOCKS = (LIMITS.kv_cache_tokens + LIMITS.host_cache_tokens) // BLOCK_TOKENS
+"""What a replica can give back without computing it: device and host memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of the trace."""
+
+    at: float
+    prompt_tokens: int
+    output_tokens: int
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How one policy did."""
+
+    ttft_seconds: float
+    ttft_p99_seconds: float
+    e2e_seconds: float
+    hit_ratio: float
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One replica in the books of one gateway (gateway.router.Candidate)."""
+
+    id: str
+    seed: int
+    in_flight: int = 0
+    pending_tokens: int = 0
+    streams: int = 0
+    breaker: Breaker = field(default_factory=Breaker)
+
+
+class _Gateway:
+    """The books of one gateway process."""
+
+    def __init__(self, seeds: list[int]) -> None:
+        self.replicas = [_Seen(f"r{n}", seed) for n, seed in enumerate(seeds)]
+        self.prefixes = PrefixIndex()
+        for replica in self.replicas:
+            self.prefixes.resize(replica.id, HELD_BLOCKS)
+
+    def began(self, place: int, tokens: int, blocks: tuple[int, ...]) -> None:
+        replica = self.replicas[place]
+        replica.in_flight += 1
+        replica.pending_tokens += tokens
+        self.prefixes.place(replica.id, blocks)
+
+    def first_token(self, place: int, tokens: int) -> None:
+        self.replicas[place].pending_tokens -= tokens
+        self.replicas[place].streams += 1
+
+    def ended(self, place: int) -> None:
+        self.replicas[place].in_flight -= 1
+        self.replicas[place].streams -= 1
+
+
+type _Move = Callable[[_Gateway], None]
+
+
+@dataclass(slots=True)
+class _Sent:
+    """One request under way."""
+
+    run: Run
+    gateway: int
+    place: int
+    uncached_tokens: int
+
+
+class _Replay:
+    def __init__(self, policy: str, gateways: int, alpha: float) -> None:
+        chance = random.Random(7)
+        seeds = [chance.getrandbits(64) for _ in range(REPLICAS)]
+        self._policy = policy
+        self._alpha = alpha
+        self._engines = [Core(LIMITS, TIMING, joins_steps=True) for _ in range(REPLICAS)]
+        self._gateways = [_Gateway(seeds) for _ in range(gateways)]
+        self._news: deque[tuple[float, int, _Move]] = deque()
+        self._waiting: list[_Sent] = []
+        self._streaming: list[_Sent] = []
+        self._count = 0
+        self.runs: list[Run] = []
+
+    def arrive(self, arrival: Arrival) -> None:
+        """Route one request at its time."""
+        self._advance(arrival.at)
+        number = self._count % len(self._gateways)
+        ask = Ask(
+            blocks=arrival.blocks,
+            block_tokens=BLOCK_TOKENS,
+            prompt_tokens=arrival.prompt_tokens,
+            session="",
+            now=arrival.at,
+            turn=self._count // len(self._gateways),
+            alpha=self._alpha,
+        )
+        self._count += 1
+        gateway = self._gateways[number]
+        choice = choose(self._policy, gateway.replicas, ask, gateway.prefixes)
+        place, tokens = int(choice.replica.id[1:]), choice.uncached_tokens
+        run = Run(
+            prompt_tokens=arrival.prompt_tokens,
+            output_tokens=arrival.output_tokens,
+            blocks=arrival.blocks,
+        )
+        self._engines[place].submit(run, arrival.at)
+        self.runs.append(run)
+        self._waiting.append(_Sent(run, number, place, tokens))
+        self._tell(arrival.at, number, lambda g: g.began(place, tokens, arrival.blocks))
+
+    def finish(self) -> None:
+        """Let all engines run dry."""
+        for engine in self._engines:
+            for _ in engine.advance(float("inf")):
+                pass
+
+    def _advance(self, now: float) -> None:
+        for engine in self._engines:
+            for _ in engine.advance(now):
+                pass
+        self._note_first_tokens()
+        self._note_ends()
+        while self._news and self._news[0][0] <= now:
+            _, teller, move = self._news.popleft()
+            for number, gateway in enumerate(self._gateways):
+                if number != teller:
+                    move(gateway)
+
+    def _note_first_tokens(self) -> None:
+        begun = [sent for sent in self._waiting if sent.run.first_token_at is not None]
+        if not begun:
+            return
+        self._waiting = [sent for sent in self._waiting if sent.run.first_token_at is None]
+        self._streaming += begun
+        for sent in begun:
+            place, tokens = sent.place, sent.uncached_tokens
+            at = sent.run.first_token_at or 0.0
+            self._tell(at, sent.gateway, lambda g, p=place, t=tokens: g.first_token(p, t))
+
+    def _note_ends(self) -> None:
+        ended = [sent for sent in self._streaming if sent.run.finished_at is not None]
+        if not ended:
+            return
+        self._streaming = [sent for sent in self._streaming if sent.run.finished_at is None]
+        for sent in ended:
+            at = sent.run.finished_at or 0.0
+            self._tell(at, sent.gateway, lambda g, p=sent.place: g.ended(p))
+
+    def _tell(self, at: float, teller: int, move: _Move) -> None:
+        move(self._gateways[teller])
+        if len(self._gateways) > 1:
+            self._news.append((at + NEWS_SECONDS, teller, move))
+
+
+def replay(
+    trace: list[Arrival], policy: str, *, gateways: int = 1, profile: str = "balanced"
+) -> Scores:
+    """Return how `policy` does on `trace`."""
+    random.seed(1)
+    run = _Replay(policy, gateways, ALPHAS[profile])
+    for arrival in trace:
+        run.arrive(arrival)
+    run.finish()
+    ttft = [(r.first_token_at or 0.0) - r.arrived_at for r in run.runs]
+    e2e = [(r.finished_at or 0.0) - r.arrived_at for r in run.runs]
+    prompt_tokens = sum(r.prompt_tokens for r in run.runs)
+    return Scores(
+        ttft_seconds=statistics.fmean(ttft),
+        ttft_p99_seconds=quantile(ttft, 0.99),
+        e2e_seconds=statistics.fmean(e2e),
+        hit_ratio=sum(r.cached_tokens for r in run.runs) / prompt_tokens,
+    )
+
+
+def load(path: Path) -> list[Arrival]:
+    """Return the requests in `path`. Raises OSError."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        Arrival(
+            at=at,
+            prompt_tokens=row["input_length"],
+            output_tokens=max(1, row["output_length"]),
+            blocks=tuple(row["hash_ids"][: row["input_length"] // BLOCK_TOKENS]),
+        )
+        for at, row in _spread(rows)
+    ]
+
+
+def _spread(rows: list[dict[str, int]]) -> Iterator[tuple[float, dict[str, list[int]]]]:
+    """Yield each row with its time, rows of one tick evenly apart."""
+    ticks: dict[int, list[dict]] = {}
+    for row in rows:
+        ticks.setdefault(row["timestamp"], []).append(row)
+    for tick, group in sorted(ticks.items()):
+        for number, row in enumerate(group):
+            yield tick / 1000 + number * BUCKET_SECONDS / len(group), row
+
+
+def measure(path: Path) -> Result:
+    """Replay the trace under every policy."""
+    question = f"what does the choice of replica bring, on {REPLICAS} simulated replicas?"
+    result = Result(part="replay", question=question)
+    if not path.exists():
+        print(f"replay: no trace at {path}; give --trace FILE. Not measured.")
+        return result
+    trace = load(path)
+    result.table.append(("policy", "TTFT s", "TTFT p99 s", "E2E s", "hit ratio"))
+    found: dict[str, Scores] = {}
+    for name, policy, profile, gateways in _RUNS:
+        scores = found[name] = replay(trace, policy, gateways=gateways, profile=profile)
+        values = (scores.ttft_seconds, scores.ttft_p99_seconds, scores.e2e_seconds)
+        row = (*(f"{value:.2f}" for value in values), f"{scores.hit_ratio:.3f}")
+        result.table.append((name, *row))
+    ours, four = found[_RUNS[0][0]], found[_RUNS[1][0]]
+    result.add("prefix: mean TTFT", ours.ttft_seconds, "s", at_most=0.65)
+    result.add("prefix: mean E2E", ours.e2e_seconds, "s", at_most=8.1)
+    result.add("prefix: tokens not from the cache", 1 - ours.hit_ratio, "", at_most=1 - 0.31)
+    apart = max(
+        four.ttft_seconds / ours.ttft_seconds - 1, four.e2e_seconds / ours.e2e_seconds - 1, 0.0
+    )
+    result.add("four gateways: worse than one by", apart * 100, "%", at_most=5)
+    return result
+
+
+_RUNS = (
+    ("prefix", "prefix", "balanced", 1),
+    ("prefix, 4 gateways", "prefix", "balanced", 4),
+    ("prefix, latency", "prefix", "latency", 1),
+    ("prefix, throughput", "prefix", "throughput", 1),
+    ("bounded hashing", "bounded-hash", "balanced", 1),
+    ("power of two", "power-of-two", "balanced", 1),
+    ("least in flight", "least-in-flight", "balanced", 1),
+    ("round robin", "round-robin", "balanced", 1),
+)
+"""Name, policy, profile, gateway processes."""
