@@ -115,7 +115,7 @@ class Peers:
         load = self._touch(deployment, replica)
         load.in_flight += 1
         load.pending_tokens += tokens
-        if blocks:
+        if blocks and self._addresses:
             self._placed.append((deployment, replica, blocks))
 
     def first_token(self, deployment: str, replica: str, tokens: int) -> None:
@@ -139,14 +139,20 @@ class Peers:
         use.requests += requests
         use.tokens += tokens
         use.in_flight += 1 if requests > 0 else -1
-        self._changed_uses.add(key_id)
-        self._news.set()
+        if self._addresses:
+            self._changed_uses.add(key_id)
+            self._news.set()
 
     def _touch(self, deployment: str, replica: str) -> Load:
         place = (deployment, replica)
-        self._changed.add(place)
-        self._news.set()
-        return self._own.setdefault(place, Load())
+        # Alone, it only keeps its books: a peer that comes hears all of them with the next beat.
+        if self._addresses:
+            self._changed.add(place)
+            self._news.set()
+        load = self._own.get(place)
+        if load is None:
+            load = self._own[place] = Load()
+        return load
 
     # --- Sending -----------------------------------------------------------------------------
 
