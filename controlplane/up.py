@@ -8,22 +8,28 @@ that is 50 MB and a second. Exit code 2 with one sentence for what the person mu
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from controlplane.environment import data_dir, redis_url, run_dir
+from controlplane.places import (
+    CannotStart,
+    Places,
+    check_port,
+    dialled,
+    find_places,
+    only_one,
+    running_pid,
+)
 from controlplane.supervisor import Child, end_all, say
 
 READY_SECONDS = 60.0
@@ -39,35 +45,6 @@ _POLL_SECONDS = 0.05
 SOURCE = Path(__file__).resolve().parent.parent
 
 
-class CannotStart(Exception):
-    """Something the person must mend; the message is one sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Addresses and folders of this installation."""
-
-    data: Path
-    run: Path
-    web: str
-    gateway: str
-    host_name: str
-    redis: str
-    private_redis: bool
-
-    @property
-    def web_url(self) -> str:
-        return f"http://{_dialled(self.web)}"
-
-    @property
-    def gateway_url(self) -> str:
-        return f"http://{_dialled(self.gateway)}"
-
-    @property
-    def pid_file(self) -> Path:
-        return self.run / "up.pid"
-
-
 def main(arguments: list[str]) -> int:
     """Run `up` (or `down`) until it is ended; return the exit code."""
     parser = argparse.ArgumentParser(prog="manage.py up", description=__doc__)
@@ -81,46 +58,27 @@ def main(arguments: list[str]) -> int:
         return 2
 
 
-def find_places() -> Places:
-    """Return the addresses and folders of the contract's environment variables."""
-    data = data_dir()
-    run = run_dir(data)
-    if not os.access(data, os.W_OK):
-        raise CannotStart(f"cannot write to {data}: set HEARTH_DATA_DIR to a folder you may write.")
-    run.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Places(
-        data=data,
-        run=run,
-        web=_address("HEARTH_WEB_ADDR", "127.0.0.1:8000"),
-        gateway=_address("HEARTH_GATEWAY_ADDR", "127.0.0.1:8080"),
-        host_name=os.environ.get("HEARTH_HOST_NAME") or _own_name(),
-        redis=redis_url(data),
-        private_redis="REDIS_URL" not in os.environ,
-    )
-
-
 def down(places: Places) -> int:
     """Drain and stop every replica and end Hearth, whether `up` runs or not."""
-    pid = _running_pid(places)
+    pid = running_pid(places)
     if pid is None:
         say("Hearth is not running; stopping what it left")
-        os.execv(
-            sys.executable,
-            [sys.executable, "-m", "agents", *_agent_folder(places), "drain-and-stop"],
-        )
+        command = [sys.executable, "-m", "agents", *_agent_folder(places), "drain-and-stop"]
+        os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": str(SOURCE)})
     os.kill(pid, signal.SIGUSR1)
     deadline = time.monotonic() + DRAIN_SECONDS + 2 * END_SECONDS
     say("draining requests and stopping every replica")
-    while _running_pid(places) is not None:
+    pause = threading.Event()
+    while running_pid(places) is not None:
         if time.monotonic() > deadline:
             say(f"process {pid} has not ended; see {places.data / 'logs'}")
             return 1
-        _pause()
+        pause.wait(_POLL_SECONDS)
     return 0
 
 
 def _run(places: Places) -> int:
-    with _only_one(places):
+    with only_one(places):
         return asyncio.run(Up(places).run())
 
 
@@ -143,7 +101,7 @@ class Up:
                 ("HEARTH_WEB_ADDR", self._places.web),
                 ("HEARTH_GATEWAY_ADDR", self._places.gateway),
             ):
-                _check_port(variable, address)
+                check_port(variable, address)
             await self._start(started)
             await self._over.wait()
         finally:
@@ -351,7 +309,7 @@ def _is_socket_up(places: Places) -> bool:
 
 def _answers(address: str) -> Callable[[], bool]:
     """Return a check whether something accepts connections at `address`."""
-    host, _, port = _dialled(address).rpartition(":")
+    host, _, port = dialled(address).rpartition(":")
 
     def probe() -> bool:
         try:
@@ -369,78 +327,3 @@ def _has_orders(places: Places, since: float) -> bool:
         return (places.data / "agent" / "desired.json").stat().st_mtime >= since
     except FileNotFoundError:
         return False
-
-
-def _check_port(variable: str, address: str) -> None:
-    """Raise CannotStart if `address` cannot be listened on."""
-    host, _, port = address.rpartition(":")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host.strip("[]"), int(port)))
-    except OSError as error:
-        raise CannotStart(
-            f"{address} cannot be used ({error.strerror}): end what listens there, "
-            f"or set {variable} to another address."
-        ) from error
-
-
-def _address(variable: str, default: str) -> str:
-    value = os.environ.get(variable) or default
-    host, _, port = value.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise CannotStart(f"{variable}: {value!r} is not HOST:PORT, as {default}.")
-    return value
-
-
-def _dialled(address: str) -> str:
-    """Return where to dial what listens at `address`."""
-    host, _, port = address.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]", "::") else address
-
-
-def _own_name() -> str:
-    name = re.sub(r"[^a-z0-9]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")
-    return name[:63] or "local"
-
-
-@contextlib.contextmanager
-def _only_one(places: Places):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """Hold the installation's lock; its file tells the pid to `down`."""
-    places.pid_file.touch(mode=0o600)
-    with places.pid_file.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CannotStart(
-                f"Hearth already runs with {places.data} (process {file.read().strip()}): "
-                "end it, or set HEARTH_DATA_DIR to another folder."
-            ) from error
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-        file.seek(0)
-        file.truncate()
-
-
-def _running_pid(places: Places) -> int | None:
-    """Return the pid of the `up` that holds the lock, None if none does."""
-    try:
-        with places.pid_file.open("r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                text = file.read().strip()
-                return int(text) if text else None
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _pause() -> None:
-    with socket.socketpair()[0] as nothing:
-        nothing.settimeout(_POLL_SECONDS)
-        with contextlib.suppress(TimeoutError):
-            nothing.recv(1)
