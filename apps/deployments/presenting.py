@@ -151,6 +151,8 @@ def _host_answer(answer: HostAnswer) -> dict[str, Any]:
         "reserve_bytes": fit.reserve_bytes,
         "missing_bytes": fit.missing_bytes,
         "gpus": len(fit.gpu_uuids),
+        "kv_cache_tokens": fit.kv_tokens,
+        "full_length_requests": fit.full_length_requests,
         "cost_per_hour_usd": answer.cost_per_hour_usd,
         "price_is_default": answer.price_is_default,
     }

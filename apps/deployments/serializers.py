@@ -310,6 +310,10 @@ class HostFitOutput(serializers.Serializer[Any]):
     reserve_bytes = serializers.IntegerField(help_text="What a replica would take here.")
     missing_bytes = serializers.IntegerField()
     gpus = serializers.IntegerField(help_text="GPUs a replica would take here.")
+    kv_cache_tokens = serializers.IntegerField(help_text="Tokens its KV cache would hold here.")
+    full_length_requests = serializers.IntegerField(
+        help_text="Requests of full length that it would hold at once."
+    )
     cost_per_hour_usd = serializers.FloatField(
         allow_null=True, help_text="Of one replica here: its share of the host's price."
     )

@@ -64,7 +64,8 @@ class TestGpuHost:
         assert answers["gpu-1"]["fits"] is True
         assert answers["local"]["fits"] is False
         assert answers["gpu-1"]["gpus"] in (1, 2)
-        assert "KV cache for" in answers["gpu-1"]["reason"]
+        assert answers["gpu-1"]["kv_cache_tokens"] > 10_000
+        assert answers["gpu-1"]["full_length_requests"] >= 1
 
     def test_placement_books_a_gpu_for_an_order_that_wants_one(self, simulated, gpu_host):
         order = {"engine": {"kind": "vllm"}, "placement": {"host": "gpu-1", "device": "cuda"}}
