@@ -21,7 +21,7 @@ from agents.runtimes.docker import DockerRuntime
 from agents.wire import EngineKind
 from tests.e2e.engine_host import PrivateDocker, private_docker
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(400)]
 
 DEADLINE_SECONDS = 30.0
 
