@@ -1,8 +1,8 @@
 """Which replica holds which prompt prefix: chained block hashes and one LRU a replica.
 
 A prompt is cut into blocks of `BLOCK_BYTES`; each block's hash covers all before it, so one hash
-names a whole prefix. Each replica has an LRU sized to its real KV capacity: measured within 3-6 %
-of exact knowledge, while half the size loses 15-20 % of hits (docs/gateway.md, Routing). Hashes
+names a whole prefix. Each replica has an LRU sized to all it holds, device and host memory; half
+the size finds 15 % fewer hits in a real trace (docs/gateway.md, Routing). Hashes
 are salted per tenant: one tenant can neither profit from nor probe another's cache. Pure; called
 by `gateway.router` and `gateway.peers`.
 """

@@ -52,6 +52,35 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class Setup:
+    """How requests are routed in one replay."""
+
+    name: str
+    policy: str = "prefix"
+    profile: str = "balanced"
+    gateways: int = 1
+    shares: bool = True
+    """Gateways tell each other what they do."""
+    known_ratio: float = 1.0
+    """Size of a prefix index beside what its replica really holds."""
+
+
+SETUPS = (
+    Setup("prefix"),
+    Setup("prefix, 4 gateways", gateways=4),
+    Setup("prefix, 4 gateways that share nothing", gateways=4, shares=False),
+    Setup("prefix, latency", profile="latency"),
+    Setup("prefix, throughput", profile="throughput"),
+    Setup("prefix, index of half the size", known_ratio=0.5),
+    Setup("prefix, index of a tenth (device memory alone)", known_ratio=0.093),
+    Setup("bounded hashing", "bounded-hash"),
+    Setup("power of two", "power-of-two"),
+    Setup("least in flight", "least-in-flight"),
+    Setup("round robin", "round-robin"),
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """How one policy did."""
 
@@ -76,11 +105,11 @@ class _Seen:
 class _Gateway:
     """The books of one gateway process."""
 
-    def __init__(self, seeds: list[int]) -> None:
+    def __init__(self, seeds: list[int], known_ratio: float) -> None:
         self.replicas = [_Seen(f"r{n}", seed) for n, seed in enumerate(seeds)]
         self.prefixes = PrefixIndex()
         for replica in self.replicas:
-            self.prefixes.resize(replica.id, HELD_BLOCKS)
+            self.prefixes.resize(replica.id, int(HELD_BLOCKS * known_ratio))
 
     def began(self, place: int, tokens: int, blocks: tuple[int, ...]) -> None:
         replica = self.replicas[place]
@@ -111,13 +140,13 @@ class _Sent:
 
 
 class _Replay:
-    def __init__(self, policy: str, gateways: int, alpha: float) -> None:
+    def __init__(self, setup: Setup) -> None:
         chance = random.Random(7)
         seeds = [chance.getrandbits(64) for _ in range(REPLICAS)]
-        self._policy = policy
-        self._alpha = alpha
+        self._setup = setup
+        self._alpha = ALPHAS[setup.profile]
         self._engines = [Core(LIMITS, TIMING, joins_steps=True) for _ in range(REPLICAS)]
-        self._gateways = [_Gateway(seeds) for _ in range(gateways)]
+        self._gateways = [_Gateway(seeds, setup.known_ratio) for _ in range(setup.gateways)]
         self._news: deque[tuple[float, int, _Move]] = deque()
         self._waiting: list[_Sent] = []
         self._streaming: list[_Sent] = []
@@ -139,7 +168,7 @@ class _Replay:
         )
         self._count += 1
         gateway = self._gateways[number]
-        choice = choose(self._policy, gateway.replicas, ask, gateway.prefixes)
+        choice = choose(self._setup.policy, gateway.replicas, ask, gateway.prefixes)
         place, tokens = int(choice.replica.id[1:]), choice.uncached_tokens
         run = Run(
             prompt_tokens=arrival.prompt_tokens,
@@ -191,16 +220,14 @@ class _Replay:
 
     def _tell(self, at: float, teller: int, move: _Move) -> None:
         move(self._gateways[teller])
-        if len(self._gateways) > 1:
+        if self._setup.shares and len(self._gateways) > 1:
             self._news.append((at + NEWS_SECONDS, teller, move))
 
 
-def replay(
-    trace: list[Arrival], policy: str, *, gateways: int = 1, profile: str = "balanced"
-) -> Scores:
-    """Return how `policy` does on `trace`."""
+def replay(trace: list[Arrival], setup: Setup) -> Scores:
+    """Return how `setup` does on `trace`."""
     random.seed(1)
-    run = _Replay(policy, gateways, ALPHAS[profile])
+    run = _Replay(setup)
     for arrival in trace:
         run.arrive(arrival)
     run.finish()
@@ -247,14 +274,14 @@ def measure(path: Path) -> Result:
         print(f"replay: no trace at {path}; give --trace FILE. Not measured.")
         return result
     trace = load(path)
-    result.table.append(("policy", "TTFT s", "TTFT p99 s", "E2E s", "hit ratio"))
+    result.table.append(("routed by", "TTFT s", "TTFT p99 s", "E2E s", "hit ratio"))
     found: dict[str, Scores] = {}
-    for name, policy, profile, gateways in _RUNS:
-        scores = found[name] = replay(trace, policy, gateways=gateways, profile=profile)
+    for setup in SETUPS:
+        scores = found[setup.name] = replay(trace, setup)
         values = (scores.ttft_seconds, scores.ttft_p99_seconds, scores.e2e_seconds)
         row = (*(f"{value:.2f}" for value in values), f"{scores.hit_ratio:.3f}")
-        result.table.append((name, *row))
-    ours, four = found[_RUNS[0][0]], found[_RUNS[1][0]]
+        result.table.append((setup.name, *row))
+    ours, four = found["prefix"], found["prefix, 4 gateways"]
     result.add("prefix: mean TTFT", ours.ttft_seconds, "s", at_most=0.65)
     result.add("prefix: mean E2E", ours.e2e_seconds, "s", at_most=8.1)
     result.add("prefix: tokens not from the cache", 1 - ours.hit_ratio, "", at_most=1 - 0.31)
@@ -263,16 +290,3 @@ def measure(path: Path) -> Result:
     )
     result.add("four gateways: worse than one by", apart * 100, "%", at_most=5)
     return result
-
-
-_RUNS = (
-    ("prefix", "prefix", "balanced", 1),
-    ("prefix, 4 gateways", "prefix", "balanced", 4),
-    ("prefix, latency", "prefix", "latency", 1),
-    ("prefix, throughput", "prefix", "throughput", 1),
-    ("bounded hashing", "bounded-hash", "balanced", 1),
-    ("power of two", "power-of-two", "balanced", 1),
-    ("least in flight", "least-in-flight", "balanced", 1),
-    ("round robin", "round-robin", "balanced", 1),
-)
-"""Name, policy, profile, gateway processes."""
