@@ -14,8 +14,10 @@ _folder = Path(tempfile.mkdtemp(prefix="hearth-test-"))
 (_folder / "static").mkdir()  # WhiteNoise warns of a folder that is not there
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
 
+_KEPT = "HEARTH_CACHE_DIR"  # where engines and weights are kept between runs
 for _name in [name for name in os.environ if name.startswith(("HEARTH_", "MILVUS_"))]:
-    del os.environ[_name]
+    if _name != _KEPT:
+        del os.environ[_name]
 os.environ.pop("DATABASE_URL", None)
 os.environ["HEARTH_DATA_DIR"] = str(_folder)
 os.environ["REDIS_URL"] = f"unix://{_folder}/redis.sock"
