@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
 from apps.accounts.models import User
+from apps.accounts.permissions import role_of
 from apps.accounts.states import Role, allows
 
 type View[**P] = Callable[Concatenate[HttpRequest, P], HttpResponse]
@@ -17,11 +18,6 @@ type View[**P] = Callable[Concatenate[HttpRequest, P], HttpResponse]
 def user_of(request: HttpRequest) -> User:
     """Return the signed-in user; LoginRequiredMiddleware has made sure there is one."""
     return cast(User, request.user)
-
-
-def role_of(user: User) -> Role:
-    """Return the role that counts: a superuser is an admin, whatever the column says."""
-    return Role.ADMIN if user.is_superuser else Role(user.role)
 
 
 def may(user: User, needed: Role) -> bool:

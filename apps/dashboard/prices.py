@@ -5,9 +5,8 @@ from collections.abc import Iterable
 from apps.deployments.models import Replica
 from apps.deployments.states import HOLDING, ReplicaPhase
 from apps.fleet.models import Host
-from apps.fleet.prices import PriceBook
+from apps.fleet.prices import PriceBook, share_of_host
 from apps.fleet.queries import price_of
-from apps.traffic import cost
 
 
 def usd_per_hour(replicas: Iterable[Replica], book: PriceBook) -> float:
@@ -19,7 +18,7 @@ def _share(replica: Replica, host: Host) -> float:
     """Return the share of its host that `replica` holds."""
     if ReplicaPhase(replica.phase) not in HOLDING:
         return 0.0
-    share = cost.share_of_host(
+    share = share_of_host(
         gpus=len(replica.gpu_uuids),
         host_gpus=len(host.inventory.get("gpus", ())),
         memory_bytes=replica.memory_bytes,

@@ -69,15 +69,3 @@ def union(intervals: Iterable[Interval]) -> float:
         seconds += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return seconds
-
-
-def share_of_host(
-    *, gpus: int, host_gpus: int, memory_bytes: int, host_memory_bytes: int
-) -> Decimal:
-    """Return which part of its host a replica reserves, 0 to 1.
-
-    By GPUs on a host that has some, else by memory. A CPU replica on a GPU host costs nothing of
-    it: the GPUs are what the price is for.
-    """
-    part, whole = (gpus, host_gpus) if host_gpus else (memory_bytes, host_memory_bytes)
-    return min(Decimal(1), Decimal(part) / Decimal(whole)) if whole else Decimal(0)

@@ -24,7 +24,7 @@ from apps.deployments.states import (
     ReplicaPhase,
 )
 from apps.fleet.models import Host
-from apps.fleet.prices import PriceBook
+from apps.fleet.prices import PriceBook, share_of_host
 from apps.fleet.queries import price_book, price_of
 from apps.lib.problems import Problem
 from apps.traffic import cost, routing
@@ -259,7 +259,7 @@ def replica_rates(replicas: Iterable[UUID]) -> dict[UUID, ReplicaRate]:
 def _rate(row: Replica, book: PriceBook) -> ReplicaRate:
     host = cast(Host, row.host)
     per_hour, is_default = price_of(host, book)
-    share = cost.share_of_host(
+    share = share_of_host(
         gpus=len(row.gpu_uuids),
         host_gpus=len(host.inventory.get("gpus", ())),
         memory_bytes=row.memory_bytes,

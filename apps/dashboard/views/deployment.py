@@ -7,9 +7,9 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from apps.dashboard import addresses, charts, detail, history, queries, rows, shell
+from apps.dashboard import charts, detail, history, queries, rows, shell
 from apps.dashboard.answers import or_404
-from apps.lib import clock
+from apps.lib import addresses, clock
 from apps.lib.problems import Problem
 from apps.telemetry import live
 from apps.traffic import costs

@@ -12,12 +12,12 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from apps.accounts.models import User
 from apps.accounts.states import Role
-from apps.dashboard import addresses, shell
+from apps.dashboard import shell
 from apps.dashboard.access import may, needs, refused, user_of
 from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
 from apps.dashboard.forms import KeyForm
 from apps.deployments.models import Deployment
-from apps.lib import clock
+from apps.lib import addresses, clock
 from apps.lib.problems import Problem
 from apps.traffic import actions, queries
 from apps.traffic.actions import ANY_MODEL, KeyLimits

@@ -8,10 +8,10 @@ from django.test import Client
 from agents.wire import EngineKind
 from apps.accounts.states import Role
 from apps.dashboard import words
-from apps.dashboard.addresses import gateway_url
 from apps.deployments.models import ReadRequest
 from apps.deployments.states import DeploymentPhase, ReplicaPhase
 from apps.fleet.states import HostState
+from apps.lib.addresses import gateway_url
 from tests.apps.dashboard import factories
 
 PAGES = [

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.traffic.cost import Served, share_of_host, split, union
+from apps.fleet.prices import share_of_host
+from apps.traffic.cost import Served, split, union
 
 RATE = Decimal("0.001")
 
