@@ -14,7 +14,7 @@ from django.db.models import F
 
 from apps.deployments import actions, observed
 from apps.deployments.models import Decision, Deployment, Replica
-from apps.deployments.reconcile import plan
+from apps.deployments.reconcile import steps
 from apps.deployments.reconcile.load import seen_host
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
@@ -34,9 +34,9 @@ class Applier:
         self._snapshot = snapshot
         self._now = now
 
-    def apply(self, steps: Sequence[plan.Step]) -> None:
+    def apply(self, todo: Sequence[steps.Step]) -> None:
         """Write every step; each is its own transaction."""
-        for step in steps:
+        for step in todo:
             try:
                 with transaction.atomic():
                     self._do(step)
@@ -45,11 +45,11 @@ class Applier:
                 continue
 
     @singledispatchmethod
-    def _do(self, step: plan.Step) -> None:
+    def _do(self, step: steps.Step) -> None:
         raise TypeError(f"no way to apply {step!r}")
 
     @_do.register
-    def _create(self, _step: plan.CreateReplica) -> None:
+    def _create(self, _step: steps.CreateReplica) -> None:
         replica = Replica.objects.create(
             deployment_id=self._snapshot.deployment_id,
             revision_id=self._snapshot.revision.id,
@@ -61,7 +61,7 @@ class Applier:
         self._event(replica, "replica.pending", "is wanted")
 
     @_do.register
-    def _place(self, step: plan.PlaceReplica) -> None:
+    def _place(self, step: steps.PlaceReplica) -> None:
         placed = step.placed
         if not _still_fits(placed.host_id, placed.gpu_uuids, placed.memory_bytes):
             return
@@ -86,14 +86,14 @@ class Applier:
         self._event(replica, "replica.placed", f"is placed on {placed.host_name}: {placed.why}")
 
     @_do.register
-    def _wait(self, step: plan.KeepWaiting) -> None:
+    def _wait(self, step: steps.KeepWaiting) -> None:
         replica = self._replica(step.replica_id)
         Replica.objects.filter(pk=replica.pk).update(reason=step.not_placed.why)
         self._changed()
         self._event(replica, "replica.waiting", f"waits: {step.not_placed.why}", "warning")
 
     @_do.register
-    def _drain(self, step: plan.DrainReplica) -> None:
+    def _drain(self, step: steps.DrainReplica) -> None:
         actions.drain(
             self._replica(step.replica_id),
             now=self._now,
@@ -103,18 +103,18 @@ class Applier:
         )
 
     @_do.register
-    def _stop(self, step: plan.StopReplica) -> None:
+    def _stop(self, step: steps.StopReplica) -> None:
         actions.order_gone(self._replica(step.replica_id), now=self._now, why=step.why, actor=ACTOR)
 
     @_do.register
-    def _schedule(self, step: plan.ScheduleRetry) -> None:
+    def _schedule(self, step: steps.ScheduleRetry) -> None:
         replica = self._replica(step.replica_id)
         Replica.objects.filter(pk=replica.pk).update(retry_at=step.at)
         seconds = round((step.at - self._now) / timedelta(seconds=1))
         self._event(replica, "replica.backoff", f"is tried again in {seconds} s", "warning")
 
     @_do.register
-    def _retry(self, step: plan.RetryReplica) -> None:
+    def _retry(self, step: steps.RetryReplica) -> None:
         replica = self._replica(step.replica_id)
         Replica.objects.filter(pk=replica.pk).update(
             generation=F("generation") + 1, retry_at=None, progress=None, stage_seconds={}
@@ -124,11 +124,11 @@ class Applier:
             fleet_actions.bump_revision(replica.host_id)
 
     @_do.register
-    def _forget(self, step: plan.ForgetFailures) -> None:
+    def _forget(self, step: steps.ForgetFailures) -> None:
         Replica.objects.filter(pk=step.replica_id).update(failures=0)
 
     @_do.register
-    def _lose(self, step: plan.MarkLost) -> None:
+    def _lose(self, step: steps.MarkLost) -> None:
         observed.move_replica(
             self._replica(step.replica_id),
             ReplicaPhase.LOST,
@@ -138,7 +138,7 @@ class Applier:
         )
 
     @_do.register
-    def _remove(self, _step: plan.RemoveDeployment) -> None:
+    def _remove(self, _step: steps.RemoveDeployment) -> None:
         Deployment.objects.filter(pk=self._snapshot.deployment_id).delete()
         observed.record_event(
             at=self._now,

@@ -6,18 +6,24 @@ nothing is to be done now. Applying the steps and planning again comes to rest.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from apps.deployments.reconcile.placement import NotPlaced, Placed, place
+from apps.deployments.reconcile import rollout
+from apps.deployments.reconcile.placement import Placed, place
 from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
-from apps.deployments.states import (
-    COMING,
-    DesiredDeployment,
-    DesiredReplica,
-    ReplicaPhase,
+from apps.deployments.reconcile.steps import (
+    ForgetFailures,
+    KeepWaiting,
+    MarkLost,
+    PlaceReplica,
+    RemoveDeployment,
+    RetryReplica,
+    ScheduleRetry,
+    Step,
+    StopReplica,
 )
+from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet.states import HostState
 
 BACKOFF_FIRST_SECONDS = 5.0
@@ -26,80 +32,6 @@ FORGIVEN_AFTER_SECONDS = 300.0
 """A replica that has served this long starts its back-off anew."""
 ROUTES_SETTLE_SECONDS = 1.0
 """How long gateways may take to stop routing to a draining replica."""
-
-
-@dataclass(frozen=True)
-class CreateReplica:
-    """Add a replica of the newest revision, not yet placed."""
-
-
-@dataclass(frozen=True)
-class PlaceReplica:
-    replica_id: UUID
-    placed: Placed
-
-
-@dataclass(frozen=True)
-class KeepWaiting:
-    """No host has room: say so on the replica."""
-
-    replica_id: UUID
-    not_placed: NotPlaced
-
-
-@dataclass(frozen=True)
-class DrainReplica:
-    replica_id: UUID
-    until: datetime
-    why: str
-
-
-@dataclass(frozen=True)
-class StopReplica:
-    """Order the replica gone: it serves nothing, or its drain is over."""
-
-    replica_id: UUID
-    why: str
-
-
-@dataclass(frozen=True)
-class ScheduleRetry:
-    replica_id: UUID
-    at: datetime
-
-
-@dataclass(frozen=True)
-class RetryReplica:
-    replica_id: UUID
-
-
-@dataclass(frozen=True)
-class ForgetFailures:
-    replica_id: UUID
-
-
-@dataclass(frozen=True)
-class MarkLost:
-    replica_id: UUID
-
-
-@dataclass(frozen=True)
-class RemoveDeployment:
-    """Nothing of it is left anywhere: the row can go."""
-
-
-type Step = (
-    CreateReplica
-    | PlaceReplica
-    | KeepWaiting
-    | DrainReplica
-    | StopReplica
-    | ScheduleRetry
-    | RetryReplica
-    | ForgetFailures
-    | MarkLost
-    | RemoveDeployment
-)
 
 
 def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
@@ -112,7 +44,7 @@ def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
         *_lost(kept),
         *_finish_drains(leaving, now),
         *_failures(kept, now),
-        *_count(snapshot, kept, now),
+        *rollout.count(snapshot, kept, now),
         *_placements(snapshot, kept),
     ]
 
@@ -171,73 +103,6 @@ def _is_forgiven(replica: SeenReplica, now: datetime) -> bool:
     )
 
 
-def _count(snapshot: Snapshot, kept: Sequence[SeenReplica], now: datetime) -> list[Step]:
-    """Return the steps toward the wanted number of replicas of the newest revision."""
-    wanted = snapshot.wanted_replicas if snapshot.desired is DesiredDeployment.RUNNING else 0
-    supply = [r for r in kept if not _is_gone(r)]
-    new = [r for r in supply if _is_lasting(r, snapshot)]
-    old = [r for r in supply if not _is_lasting(r, snapshot)]
-    steps: list[Step] = [CreateReplica() for _ in range(wanted - len(new))]
-    steps += [_retire(r, snapshot, now, "fewer replicas are wanted") for r in _surplus(new, wanted)]
-    ready_new = sum(r.phase is ReplicaPhase.READY for r in new)
-    keep_old = max(0, wanted - ready_new)
-    steps += [
-        _retire(r, snapshot, now, _why_replaced(r, snapshot)) for r in _surplus(old, keep_old)
-    ]
-    return steps + _forget_gone(kept, supply, wanted)
-
-
-def _is_lasting(replica: SeenReplica, snapshot: Snapshot) -> bool:
-    """Return whether the replica is of the newest revision, on a host that is not being emptied."""
-    return replica.revision_id == snapshot.revision.id and not replica.host_cordoned
-
-
-def _why_replaced(replica: SeenReplica, snapshot: Snapshot) -> str:
-    if replica.revision_id != snapshot.revision.id:
-        return f"revision {snapshot.revision.number} takes over"
-    return "its host is being emptied"
-
-
-def _is_gone(replica: SeenReplica) -> bool:
-    """Return whether a replacement is due: its host is lost, and it with it."""
-    return replica.host_state is HostState.LOST
-
-
-def _forget_gone(
-    kept: Sequence[SeenReplica], supply: Sequence[SeenReplica], wanted: int
-) -> list[Step]:
-    """Order lost replicas gone once others serve in their place: no double serving on return."""
-    serving = sum(r.phase is ReplicaPhase.READY for r in supply)
-    if serving < wanted:
-        return []
-    return [StopReplica(r.id, "it was replaced elsewhere") for r in kept if _is_gone(r)]
-
-
-_RETIRE_ORDER = {
-    ReplicaPhase.FAILED: 0,
-    ReplicaPhase.PENDING: 1,
-    ReplicaPhase.FETCHING: 2,
-    ReplicaPhase.STARTING: 3,
-    ReplicaPhase.LOST: 4,
-    ReplicaPhase.ASLEEP: 5,
-    ReplicaPhase.READY: 6,
-}
-
-
-def _surplus(replicas: Sequence[SeenReplica], wanted: int) -> list[SeenReplica]:
-    """Return those beyond `wanted`: what serves is kept, and of equals the oldest."""
-    by_value = sorted(
-        replicas, key=lambda r: (-_RETIRE_ORDER.get(r.phase, 6), r.created_at, str(r.id))
-    )
-    return by_value[wanted:]
-
-
-def _retire(replica: SeenReplica, snapshot: Snapshot, now: datetime, why: str) -> Step:
-    if replica.phase is ReplicaPhase.READY:
-        return DrainReplica(replica.id, now + timedelta(seconds=snapshot.drain_seconds), why)
-    return StopReplica(replica.id, why)
-
-
 def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica]) -> list[Step]:
     """Place at most one replica a pass: the next snapshot counts its reservation."""
     if snapshot.desired is not DesiredDeployment.RUNNING:
@@ -250,19 +115,7 @@ def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica]) -> list[Step]:
     if isinstance(found, Placed):
         return [PlaceReplica(first.id, found)]
     steps: list[Step] = [KeepWaiting(r.id, found) for r in waiting if r.reason != found.why]
-    return steps + _make_room_in_place(snapshot, kept)
-
-
-def _make_room_in_place(snapshot: Snapshot, kept: Sequence[SeenReplica]) -> list[Step]:
-    """Stop one old replica when its successor finds no room beside it and none is coming."""
-    old = [r for r in kept if r.revision_id != snapshot.revision.id]
-    coming = any(
-        r.host_id and r.phase in COMING for r in kept if r.revision_id == snapshot.revision.id
-    )
-    if not old or coming:
-        return []
-    victim = _surplus(old, len(old) - 1)[0]
-    return [StopReplica(victim.id, "its successor needs its room")]
+    return steps + rollout.make_room_in_place(snapshot, kept)
 
 
 def _replicas_per_host(kept: Sequence[SeenReplica]) -> dict[UUID, int]:

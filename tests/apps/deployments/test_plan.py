@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apps.deployments.reconcile.plan import (
+from apps.deployments.reconcile.plan import backoff_seconds, plan
+from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
+from apps.deployments.reconcile.steps import (
     CreateReplica,
     DrainReplica,
     ForgetFailures,
@@ -20,10 +22,7 @@ from apps.deployments.reconcile.plan import (
     ScheduleRetry,
     Step,
     StopReplica,
-    backoff_seconds,
-    plan,
 )
-from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
 from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet.states import HostState
 from tests.apps.deployments.snapshots import (
