@@ -71,7 +71,7 @@ _RENEWABLE = frozenset(
         "playground",
     }
 )
-"""Pages with a partial `live`, which script fetches alone."""
+"""Pages with a partial `live`, which script fetches alone; every tab of a deployment is one."""
 
 
 def page(
@@ -90,7 +90,7 @@ def page(
     """
     counts = queries.counts()
     whole = {**context, "shell": build(request, name, counts, title=title, live=live)}
-    part = "#live" if name in _RENEWABLE and request.headers.get("X-Part") == "live" else ""
+    part = "#live" if _is_renewable(name) and request.headers.get("X-Part") == "live" else ""
     response = render(request, f"dashboard/{name}.html{part}", whole, status=status)
     if part:
         response["X-Counts"] = json.dumps(counts)
@@ -99,8 +99,17 @@ def page(
     return response
 
 
+def _is_renewable(name: str) -> bool:
+    return name in _RENEWABLE or name.startswith("deployment_")
+
+
 _PARENTS = {"deployment": "deployments", "deploy": "catalog"}
 """Pages below one of the navigation."""
+
+
+def _current(name: str) -> str:
+    """Return the key of the navigation item under which the page `name` stands."""
+    return "deployments" if name.startswith("deployment_") else _PARENTS.get(name, name)
 
 
 def build(
@@ -111,7 +120,7 @@ def build(
     return Shell(
         title=title,
         page=name,
-        current=_PARENTS.get(name, name),
+        current=_current(name),
         live=live,
         sections=tuple(_section(label, items, counts) for label, items in _SECTIONS),
         initials=user.username[:2].upper(),

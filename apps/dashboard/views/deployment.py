@@ -7,7 +7,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from apps.dashboard import charts, detail, history, queries, rows, shell
+from apps.dashboard import charts, detail, history, queries, rows, shell, tabs
 from apps.dashboard.answers import or_404
 from apps.lib import addresses, clock
 from apps.lib.problems import Problem
@@ -26,6 +26,8 @@ def show(request: HttpRequest, name: str) -> HttpResponse:
     row = rows.row(seen, numbers)
     context = {
         "row": row,
+        "tabs": tabs.TABS,
+        "tab": "overview",
         "seen": seen,
         "status": seen.status,
         "start": detail.start(seen, now),
