@@ -22,8 +22,9 @@ from apps.deployments.models import (
     Revision,
     ScalingPolicy,
 )
-from apps.deployments.orders import MAX_REPLICAS, Change, NewDeployment, Scaling
+from apps.deployments.orders import Change, NewDeployment
 from apps.deployments.recipes import Recipe
+from apps.deployments.scaling_checks import checked_scaling
 from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.lib import doorbell, live
@@ -40,7 +41,7 @@ def create(order: NewDeployment, *, actor: str, now: datetime) -> Deployment:
     422 `does_not_fit`.
     """
     recipe = recipes.cook(order)
-    scaling = _checked_scaling(order.scaling, ScalingPolicy())
+    scaling = checked_scaling(order.scaling, ScalingPolicy())
     if order.name is not None:
         naming.check(order.name)
     with transaction.atomic():
@@ -69,7 +70,7 @@ def change(deployment: Deployment, *, patch: Change, actor: str, now: datetime) 
     with transaction.atomic():
         _bump(deployment, patch.if_generation)
         if patch.scaling is not None:
-            _checked_scaling(patch.scaling, deployment.scaling).save()
+            checked_scaling(patch.scaling, deployment.scaling).save()
         if recipe is not None and recipe.spec != msgspec.convert(latest.spec, EngineSpec):
             wanted = latest.settings if patch.engine is None else patch.engine
             _add_revision(deployment, recipe, wanted, actor, now)
@@ -240,42 +241,6 @@ def _next_number(deployment: Deployment) -> int:
 
 def _changes_engine(patch: Change) -> bool:
     return patch.engine is not None or patch.variant is not None
-
-
-def _checked_scaling(wish: Scaling, policy: ScalingPolicy) -> ScalingPolicy:
-    """Return `policy` with `wish` applied. Raises Problem 400 naming the field.
-
-    A wanted minimum above the maximum that nobody set lifts the maximum with it.
-    """
-    low = policy.min_replicas if wish.min_replicas is None else wish.min_replicas
-    high = wish.max_replicas
-    if high is None:
-        high = max(policy.max_replicas, low)
-    target = wish.target_concurrency or policy.target_concurrency
-    _check_range("scaling.min_replicas", low, 0, MAX_REPLICAS)
-    _check_range("scaling.max_replicas", high, 0, MAX_REPLICAS)
-    _check_range("scaling.target_concurrency", target, 1, 100_000)
-    if low > high:
-        raise _invalid(
-            "scaling.min_replicas",
-            f"{low} is more than max_replicas ({high}); lower it or raise that",
-        )
-    policy.min_replicas, policy.max_replicas, policy.target_concurrency = low, high, target
-    return policy
-
-
-def _check_range(field: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise _invalid(field, f"{value} is outside {low} to {high}")
-
-
-def _invalid(field: str, message: str) -> Problem:
-    return Problem(
-        400,
-        "invalid",
-        f"{field}: {message}.",
-        extra={"field": field, "errors": [{"field": field, "message": message}]},
-    )
 
 
 def _set_desired(deployment: Deployment, desired: DesiredDeployment) -> None:

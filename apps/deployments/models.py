@@ -14,6 +14,8 @@ from apps.deployments.states import (
     DesiredDeployment,
     DesiredReplica,
     ReplicaPhase,
+    ScalingProfile,
+    ScalingRule,
 )
 from apps.fleet.models import Host
 
@@ -99,17 +101,86 @@ class ScalingPolicy(models.Model):
     min_replicas = models.PositiveIntegerField(default=1)
     max_replicas = models.PositiveIntegerField(default=1)
     target_concurrency = models.PositiveIntegerField(default=8)
+    """Requests in flight that one replica is given before another is wanted."""
+    asleep_replicas = models.PositiveIntegerField(default=0)
+    """Kept asleep beyond those that serve: memory of the GPU freed, seconds from ready."""
+    cached_replicas = models.PositiveIntegerField(default=0)
+    """Hosts kept with image, weights and compile caches beyond those."""
+    profile = models.CharField(max_length=16, default=ScalingProfile.BALANCED)
+    rule = models.CharField(max_length=16, default=ScalingRule.HEARTH)
+    scale_to_zero_after_seconds = models.PositiveIntegerField(default=600)
+    """Without a request for so long, with `min_replicas` 0, nothing is kept hot."""
+    hold_seconds = models.PositiveIntegerField(default=300)
+    """What was needed within so long is kept."""
+    schedule = models.JSONField(default=list)
+    """`[{cron, timezone, duration_seconds, min_replicas, max_replicas}]`: bounds by the clock."""
+    gpu_budget = models.PositiveIntegerField(null=True)
+    """GPUs that all replicas together may hold; None is no limit."""
+    ttft_target_seconds = models.FloatField(null=True)
+    """One replica more while the p95 over a minute is above it and nothing is starting."""
 
     class Meta:
         constraints = [
+            _known("profile", ScalingProfile, "scaling_profile_known"),
+            _known("rule", ScalingRule, "scaling_rule_known"),
             models.CheckConstraint(
                 condition=models.Q(min_replicas__lte=models.F("max_replicas")),
                 name="scaling_min_at_most_max",
-            )
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.min_replicas}-{self.max_replicas}"
+
+
+class ScalerState(models.Model):
+    """What the autoscaler wants of a deployment, and what it remembers. It alone writes here.
+
+    People write `ScalingPolicy`: two writers, two tables. `version` guards: of two autoscalers one
+    writes.
+    """
+
+    deployment = models.OneToOneField(
+        Deployment, primary_key=True, on_delete=models.CASCADE, related_name="scaler"
+    )
+    wanted_replicas = models.PositiveIntegerField()
+    reason = models.TextField(default="")
+    at_zero = models.BooleanField(default=False)
+    """At zero because nobody asked for it; the first request brings it back."""
+    memory = models.JSONField(default=dict)
+    """`reconcile.scaling.values.State` as JSON."""
+    start_seconds = models.FloatField(null=True)
+    """p90 of this deployment's measured starts; None until one was measured."""
+    version = models.PositiveBigIntegerField(default=0)
+    updated_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id}: {self.wanted_replicas}"
+
+
+class ScalingRecord(models.Model):
+    """What the autoscaler saw of one deployment in one minute: enough to decide it all again."""
+
+    id = models.BigAutoField(primary_key=True)
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.CASCADE, related_name="scaling_records"
+    )
+    start_at = models.DateTimeField()
+    policy = models.JSONField()
+    """`scaling.values.Policy` as JSON; a change of policy begins a new record."""
+    state = models.JSONField()
+    """`scaling.values.State` before the first tick, as JSON."""
+    ticks = models.JSONField()
+    """`[[at, wanted, observations], …]`, every two seconds."""
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["deployment", "start_at"], name="scaling_record_by_time"),
+            models.Index(fields=["start_at"], name="scaling_record_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id} {self.start_at:%H:%M}"
 
 
 class Replica(models.Model):

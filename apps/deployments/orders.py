@@ -15,6 +15,18 @@ class Scaling:
     min_replicas: int | None = None
     max_replicas: int | None = None
     target_concurrency: int | None = None
+    asleep_replicas: int | None = None
+    cached_replicas: int | None = None
+    profile: str | None = None
+    rule: str | None = None
+    scale_to_zero_after_seconds: int | None = None
+    hold_seconds: int | None = None
+    schedule: list[dict[str, Any]] | None = None
+    """`[{cron, timezone, duration_seconds, min_replicas, max_replicas}]`; `[]` takes it away."""
+    gpu_budget: int | None = None
+    """0 takes the limit away."""
+    ttft_target_seconds: float | None = None
+    """0 takes it away."""
 
 
 @dataclass(frozen=True, kw_only=True)

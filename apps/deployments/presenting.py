@@ -15,6 +15,12 @@ from apps.deployments.queries import StartProgress, status_of
 from apps.deployments.states import ReplicaPhase
 from apps.telemetry.numbers import FleetNumbers, Flow, ReplicaNumbers
 
+SCALING_FIELDS = (
+    "min_replicas", "max_replicas", "target_concurrency", "asleep_replicas", "cached_replicas",
+    "profile", "rule", "scale_to_zero_after_seconds", "hold_seconds", "schedule", "gpu_budget",
+    "ttft_target_seconds",
+)  # fmt: skip
+
 
 def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str) -> dict[str, Any]:
     """Return the JSON of a row of `queries.deployments()`."""
@@ -36,11 +42,7 @@ def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str)
         "ready_replicas": status.ready_replicas,
         "wanted_replicas": status.wanted_replicas,
         "progress": None if status.progress is None else _progress(status.progress),
-        "scaling": {
-            "min_replicas": scaling.min_replicas,
-            "max_replicas": scaling.max_replicas,
-            "target_concurrency": scaling.target_concurrency,
-        },
+        "scaling": {name: getattr(scaling, name) for name in SCALING_FIELDS},
         "resources": deployment.resources,
         "placement": deployment.placement,
         "endpoint": endpoint,

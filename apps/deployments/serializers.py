@@ -12,14 +12,19 @@ from agents.wire import EngineKind, Task
 from apps.catalog.entry import Device
 from apps.deployments.models import Decision, Event
 from apps.deployments.orders import (
-    MAX_REPLICAS,
     Change,
     NewDeployment,
     PlacementWish,
     Resources,
     Scaling,
 )
-from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredReplica, ReplicaPhase
+from apps.deployments.scaling_shapes import ScalingInput, ScalingOutput
+from apps.deployments.states import (
+    DeploymentPhase,
+    DesiredDeployment,
+    DesiredReplica,
+    ReplicaPhase,
+)
 from apps.lib.strict import StrictSerializer
 
 DEVICES = [(device.value, device.value) for device in Device]
@@ -36,16 +41,6 @@ RESERVED_NAMES = frozenset({"plan"})
 
 
 # --- In ------------------------------------------------------------------------------------------
-
-
-class ScalingInput(StrictSerializer):
-    min_replicas = serializers.IntegerField(
-        min_value=0, max_value=MAX_REPLICAS, required=False, help_text="Replicas to run."
-    )
-    max_replicas = serializers.IntegerField(min_value=0, max_value=MAX_REPLICAS, required=False)
-    target_concurrency = serializers.IntegerField(
-        min_value=1, max_value=100_000, required=False, help_text="Requests in flight per replica."
-    )
 
 
 class ResourcesInput(StrictSerializer):
@@ -183,12 +178,6 @@ class ProgressOutput(serializers.Serializer[Any]):
     eta_seconds = serializers.FloatField(allow_null=True, help_text="To ready; an estimate.")
     stage_seconds = serializers.DictField(child=serializers.FloatField())
     replica = serializers.UUIDField()
-
-
-class ScalingOutput(serializers.Serializer[Any]):
-    min_replicas = serializers.IntegerField()
-    max_replicas = serializers.IntegerField()
-    target_concurrency = serializers.IntegerField()
 
 
 class LiveOutput(serializers.Serializer[Any]):

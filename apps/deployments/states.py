@@ -61,6 +61,25 @@ class DesiredDeployment(StrEnum):
     DELETED = "deleted"  # drained, stopped, then the row is removed
 
 
+class ScalingRule(StrEnum):
+    """What computes how many replicas are needed; see `reconcile/scaling/`."""
+
+    HEARTH = "hearth"  # offered concurrency, starts counted as supply, hold window
+    KNATIVE = "knative"  # Knative's KPA
+    KNATIVE_DELAY = "knative-delay"  # the same with a scale-down delay of the hold window
+    HPA = "hpa"  # Kubernetes' HorizontalPodAutoscaler
+    KEDA = "keda"  # HPA behind KEDA's polling
+    RAY = "ray"  # Ray Serve
+
+
+class ScalingProfile(StrEnum):
+    """How much is kept ready for what may come. Of the rule `hearth` alone."""
+
+    BALANCED = "balanced"
+    RESPONSIVE = "responsive"
+    FRUGAL = "frugal"
+
+
 class DeploymentPhase(StrEnum):
     """What a deployment is, in one word; computed from its replicas."""
 
