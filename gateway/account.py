@@ -21,6 +21,7 @@ class Ending(msgspec.Struct, gc=False):
     status: int
     error: str
     replica: str
+    revision: int
     first_at: float
     """When the first byte of a stream came (monotonic); 0 = it never did, or no stream."""
     usage: Usage | None
@@ -122,6 +123,7 @@ class Account:
             bytes_out=ending.bytes_out,
             retries=ending.retries,
             parent_id=opened.parent_id,
+            revision=ending.revision,
         )
 
     def _count(self, record: UsageRecord) -> None:

@@ -63,6 +63,8 @@ class Core:
         self.idle = asyncio.Event()
         """Set while no request is open."""
         self.idle.set()
+        self.shadows = 0
+        """Copies of requests under way; see `gateway.shadow`."""
         self.is_draining = False
         """No new requests; those that are open go on."""
         self.is_stopping = False

@@ -21,6 +21,8 @@ from gateway.order import Order
 from gateway.relay import Plain, Streamed
 from gateway.router import ALPHAS, Ask, choose
 from gateway.server import ClientConnection
+from gateway.shadow import shadow
+from gateway.split import narrow
 from gateway.sse import StreamReader
 from gateway.upstream import UpstreamConnection, UpstreamError
 from gateway.waiting import EVENT_STREAM, Wait
@@ -38,6 +40,7 @@ class Exchange:
     # Where every request begins; class attributes, because most requests change few of them.
     replica: Replica | None = None
     _last_replica_id = ""
+    _last_revision = 0
     _uncached_tokens = 0
     _is_prefilled = False
     _tried: tuple[str, ...] = ()
@@ -103,6 +106,10 @@ class Exchange:
             free = [replica for replica in free if replica.id not in self._tried]
         if not free:
             return False
+        shares = deployment.route.shares
+        if shares:
+            name = order.session or order.request_id
+            free = list(narrow(shares, free, order.key.id, name))
         spool = self.core.spool
         if not self._account.is_admitted and spool is not None and not spool.is_accepting:
             self._refuse(
@@ -123,7 +130,11 @@ class Exchange:
         choice = choose(deployment.route.policy, free, ask, deployment.prefixes)
         self._uncached_tokens = choice.uncached_tokens
         self._route = choice.reason
+        if shares:
+            self._route = f"revision {choice.replica.route.revision}; {choice.reason}"
         self._send_to(choice.replica, ask.now)
+        if deployment.route.shadow is not None and not self._retries:
+            shadow(self.core, deployment, order)
         return True
 
     def _send_to(self, replica: Replica, now: float) -> None:
@@ -344,6 +355,7 @@ class Exchange:
             self.deployment, replica, self._uncached_tokens, streamed=self._is_prefilled
         )
         self._last_replica_id = replica.id
+        self._last_revision = replica.route.revision
 
     def _close(self, outcome: Outcome, status: int, error: str = "") -> None:
         """End the request: free all it held, write its record, let the next one in."""
@@ -362,6 +374,7 @@ class Exchange:
             status=status,
             error=error,
             replica=self._last_replica_id,
+            revision=self._last_revision,
             first_at=relay.first_at if isinstance(relay, Streamed) else 0.0,
             usage=relay.usage if relay is not None else None,
             chunks=relay.chunks if relay is not None else 0,

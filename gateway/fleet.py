@@ -16,6 +16,7 @@ from gateway.admission import FairQueue
 from gateway.breaker import SLOW_START_SECONDS, Breaker
 from gateway.meter import Tally
 from gateway.prefix import BLOCK_BYTES, DEFAULT_KV_TOKENS, PrefixIndex
+from gateway.split import with_share
 from gateway.upstream import Pool
 from gateway.wire import ModelRoute, ReplicaRoute, RouteState, RoutingTable
 
@@ -72,7 +73,7 @@ class Deployment:
     queue: FairQueue[Waiter]
     replicas: dict[str, Replica] = field(default_factory=dict)
     usable: list[Replica] = field(default_factory=list)
-    """Ready by the table and not ejected."""
+    """Ready by the table, not ejected, and of a revision that has a share of the requests."""
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
     tally: Tally = field(default_factory=Tally)
     bytes_per_token: float = FIRST_BYTES_PER_TOKEN
@@ -107,6 +108,8 @@ class Deployment:
             for replica in self.replicas.values()
             if replica.route.state is RouteState.READY and not replica.breaker.is_open
         ]
+        if self.route.shares:
+            self.usable = list(with_share(self.route.shares, self.usable))
 
     def learn_bytes_per_token(self, prompt_bytes: int, prompt_tokens: int) -> None:
         """Take in one measured prompt; short ones are mostly template and teach nothing."""

@@ -19,7 +19,7 @@ from gateway.sse import StreamReader
 GATHERED_BYTES = 1024 * 1024
 """A larger plain answer (thousands of embeddings) is passed on as it comes."""
 
-_TAIL_BYTES = 4096
+TAIL_BYTES = 4096
 """How much of such an answer's end is kept: usage stands last."""
 
 
@@ -74,7 +74,7 @@ class Plain:
             self.first_at = self.last_at
         self._size += len(content)
         if self.began:
-            self._tail = (self._tail + content)[-_TAIL_BYTES:]
+            self._tail = (self._tail + content)[-TAIL_BYTES:]
             self._client.send(content)
             return
         self._parts.append(content)
@@ -83,13 +83,13 @@ class Plain:
             self._client.begin(self._status, kind=self._kind, extra=self._extra)
             whole = b"".join(self._parts)
             self._parts = []
-            self._tail = whole[-_TAIL_BYTES:]
+            self._tail = whole[-TAIL_BYTES:]
             self._client.send(whole)
 
     def end(self) -> str:
         """Pass the gathered answer on, unless its engine cut it short."""
         if self.began:
-            self.usage = _usage_at_end(self._tail)
+            self.usage = usage_at_end(self._tail)
             self._client.end()
             return ""
         content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
@@ -116,7 +116,8 @@ class Plain:
         return ""
 
 
-def _usage_at_end(tail: bytes) -> Usage | None:
+def usage_at_end(tail: bytes) -> Usage | None:
+    """Return the usage in the end of a JSON answer, where it stands last; None if it does not."""
     at = tail.rfind(b'"usage":')
     if at < 0:
         return None

@@ -58,6 +58,26 @@ class ReplicaRoute(Message, frozen=True, kw_only=True):
     kv_cache_tokens: int | None = None
     ready_at: float | None = None
     """When it became ready: slow start counts from here."""
+    revision: int = 0
+    """Number of the deployment's revision that it runs; 0 = not known."""
+
+
+class Share(Message, frozen=True, kw_only=True):
+    """What part of a deployment's requests one of its revisions gets."""
+
+    revision: int
+    weight_ratio: float = 0.0
+    """Of the requests whose key no share names; the ratios of all shares add up to 1."""
+    keys: tuple[str, ...] = ()
+    """Ids of keys whose requests all go here."""
+
+
+class Shadow(Message, frozen=True, kw_only=True):
+    """Copies of requests for a revision whose answers nobody gets."""
+
+    revision: int
+    ratio: float
+    """Of all requests that are sent to a replica."""
 
 
 class Wake(Message, frozen=True, kw_only=True):
@@ -93,6 +113,9 @@ class ModelRoute(Message, frozen=True, kw_only=True):
     """Measured; None until known."""
     context_tokens: int | None = None
     created_at: float = 0.0
+    shares: tuple[Share, ...] = ()
+    """How requests are split among revisions; empty: all replicas are alike."""
+    shadow: Shadow | None = None
 
 
 class KeyRoute(Message, frozen=True, kw_only=True):
@@ -125,6 +148,7 @@ class Outcome(StrEnum):
     CLIENT_ABORTED = "client_aborted"
     FAILED = "failed"
     GATEWAY_LOST = "gateway_lost"  # the gateway died; closed at its next start
+    SHADOW = "shadow"  # a copy whose answer nobody got, however it ended: `status` says how
 
 
 class UsageRecord(Message, frozen=True, kw_only=True):
@@ -153,6 +177,9 @@ class UsageRecord(Message, frozen=True, kw_only=True):
     bytes_out: int = 0
     retries: int = 0
     parent_id: str = ""
+    """What the client calls the request; for a shadow the id of the request it copies."""
+    revision: int = 0
+    """Of the deployment; 0 = not known."""
 
 
 class UsageBatch(Message, frozen=True, kw_only=True):

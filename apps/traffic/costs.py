@@ -16,6 +16,7 @@ from apps.deployments.states import ReplicaPhase
 from apps.traffic import bill, queries
 from apps.traffic.bill import Bill, Reservation, Tokens
 from apps.traffic.models import UsageRow
+from apps.traffic.usage import ASKED
 
 _COLUMNS = ("deployment__name", "phase", "phase_at")
 _MOVED = "replica."
@@ -45,10 +46,10 @@ def _tokens(names: Collection[str] | None, start: datetime, end: datetime) -> di
     if names is not None:
         rows = rows.filter(deployment__in=names)
     sums = rows.values("deployment").annotate(
-        requests=Count("pk"),
-        prompt=Sum("prompt_tokens"),
-        cached=Sum("cached_tokens"),
-        output=Sum("output_tokens"),
+        requests=Count("pk", filter=ASKED),
+        prompt=Sum("prompt_tokens", filter=ASKED, default=0),
+        cached=Sum("cached_tokens", filter=ASKED),
+        output=Sum("output_tokens", filter=ASKED, default=0),
         usd=Sum("cost_usd"),
     )
     return {

@@ -92,6 +92,7 @@ def _row(
         key=_uuid(r.key_id),
         deployment=r.deployment[:63],
         replica=replica,
+        revision=min(max(r.revision, 0), 2**31 - 1),
         host=rate.host if rate else "",
         model=r.model[:200],
         path=r.path[:80],

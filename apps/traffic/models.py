@@ -95,6 +95,8 @@ class UsageRow(models.Model):
     key = models.UUIDField(null=True)
     deployment = models.CharField(max_length=63)
     replica = models.UUIDField(null=True)
+    revision = models.PositiveIntegerField(default=0)
+    """Number of the deployment's revision that answered; 0 = not known."""
     host = models.CharField(max_length=63, default="")
     model = models.CharField(max_length=200)
     """The name that the client asked for."""

@@ -122,7 +122,10 @@ class UsageRowSerializer(serializers.Serializer[Any]):
     prompt_tokens = serializers.IntegerField()
     cached_tokens = serializers.IntegerField(help_text="Of the prompt tokens: found in the cache.")
     output_tokens = serializers.IntegerField()
-    cost_usd = serializers.FloatField(help_text="Price of the replicas' busy time.")
+    shadow_requests = serializers.IntegerField(
+        help_text="Copies sent to a new revision, in none of the other counts; no key pays them."
+    )
+    cost_usd = serializers.FloatField(help_text="Price of the replicas' busy time, copies too.")
 
 
 def usage_row(row: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
@@ -137,6 +140,7 @@ def usage_row(row: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any
         "prompt_tokens": row["prompt"],
         "cached_tokens": row["cached"],
         "output_tokens": row["output"],
+        "shadow_requests": row["shadows"],
         "cost_usd": float(row["usd"]),
     }
 

@@ -18,6 +18,7 @@ class Group(StrEnum):
 
     MODEL = "model"  # the name that the client asked for
     DEPLOYMENT = "deployment"
+    REVISION = "revision"  # of the deployment; 0 for records of before it was told
     KEY = "key"
     REPLICA = "replica"
     HOST = "host"
@@ -26,6 +27,9 @@ class Group(StrEnum):
     DAY = "day"
     MONTH = "month"
 
+
+ASKED = ~Q(outcome=Outcome.SHADOW)
+"""Requests that somebody asked for and got an answer to: no copies."""
 
 _TRUNCATED = {Group.HOUR: TruncHour, Group.DAY: TruncDay, Group.MONTH: TruncMonth}
 
@@ -44,7 +48,8 @@ def grouped(group: Group, which: UsageFilter) -> QuerySet[UsageRow, Any]:
     """Return sums by group as dictionaries, in the order of the group.
 
     Keys: `value` (of the group), `requests`, `failed` (all that did not complete), `prompt`,
-    `cached`, `output` (tokens), `usd`.
+    `cached`, `output` (tokens), `shadows` (copies for a rollout, in none of the former), `usd`
+    (of all, as copies cost too).
     """
     rows = UsageRow.objects.filter(admitted_at__gte=which.since, admitted_at__lt=which.until)
     if which.deployment:
@@ -55,11 +60,12 @@ def grouped(group: Group, which: UsageFilter) -> QuerySet[UsageRow, Any]:
     return (
         rows.values(value=value)
         .annotate(
-            requests=Count("pk"),
-            failed=Count("pk", filter=~Q(outcome=Outcome.COMPLETED)),
-            prompt=Sum("prompt_tokens"),
-            cached=Sum("cached_tokens", default=0),
-            output=Sum("output_tokens"),
+            requests=Count("pk", filter=ASKED),
+            failed=Count("pk", filter=ASKED & ~Q(outcome=Outcome.COMPLETED)),
+            prompt=Sum("prompt_tokens", filter=ASKED, default=0),
+            cached=Sum("cached_tokens", filter=ASKED, default=0),
+            output=Sum("output_tokens", filter=ASKED, default=0),
+            shadows=Count("pk", filter=~ASKED),
             usd=Sum("cost_usd"),
         )
         .order_by("value")
