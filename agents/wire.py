@@ -92,6 +92,10 @@ class GpuInfo(Message, frozen=True, kw_only=True):
     memory_total_bytes: int
     memory_used_bytes: int
     compute_capability: str = ""
+    nvlink_group: int | None = None
+    """GPUs of one host with the same number reach each other over NVLink or NVSwitch."""
+    parent_uuid: str = ""
+    """Set for a MIG slice: the GPU that it is cut from, which is not listed itself then."""
     utilization_ratio: float | None = None
     power_watts: float | None = None
     temperature_celsius: float | None = None

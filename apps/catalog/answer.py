@@ -41,6 +41,10 @@ class Wish:
     """Engine settings above those of the catalog."""
     full_length_requests: int = 1
     """How many requests of full length must be held at once."""
+    gpu_kind: str = ""
+    """As `h100`; empty takes any GPU that is new enough."""
+    gpu_ratio: float | None = None
+    """Fraction of one GPU to take, the rest is for others; None takes whole GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,10 +138,7 @@ class _Case:
     def _on_gpus(self, settings: EngineSettings) -> HostFit:
         gpus = self._usable_gpus()
         if not gpus:
-            oldest = self.variant.devices[Device.CUDA].min_compute_capability
-            return self.no(
-                f"{self.variant.name} needs GPUs of compute capability {oldest} or later"
-            )
+            return self.no(self._why_no_gpu())
         answers = [
             self._on_group(sized, group)
             for sized in self._sizes(settings, len(gpus))
@@ -152,18 +153,31 @@ class _Case:
         return min(answers, key=lambda answer: answer.missing_bytes)
 
     def _usable_gpus(self) -> list[GpuRoom]:
+        """Return the GPUs that can run it, the emptiest first; what is another's counts as full."""
         oldest = self.variant.devices[Device.CUDA].min_compute_capability
-        return sorted(
-            (gpu for gpu in self.room.gpus if _new_enough(gpu.compute_capability, oldest)),
-            key=lambda gpu: (-gpu.free_bytes, gpu.uuid),
-        )
+        usable = [
+            gpu if self._may_take(gpu) else replace(gpu, free_bytes=0)
+            for gpu in self.room.gpus
+            if _new_enough(gpu.compute_capability, oldest) and self.wish.gpu_kind in ("", gpu.kind)
+        ]
+        return sorted(usable, key=lambda gpu: (-gpu.free_bytes, gpu.uuid))
+
+    def _may_take(self, gpu: GpuRoom) -> bool:
+        return not gpu.taken and (self.wish.gpu_ratio is not None or not gpu.shared)
+
+    def _why_no_gpu(self) -> str:
+        if self.wish.gpu_kind and all(g.kind != self.wish.gpu_kind for g in self.room.gpus):
+            return f"it has no GPU of kind {self.wish.gpu_kind}"
+        oldest = self.variant.devices[Device.CUDA].min_compute_capability
+        return f"{self.variant.name} needs GPUs of compute capability {oldest} or later"
 
     def _sizes(self, settings: EngineSettings, gpu_count: int) -> list[EngineSettings]:
         """Return the settings with each tensor-parallel size to try, the smallest first."""
         if "tensor_parallel_size" in self.wish.engine or settings.tensor_parallel_size > 1:
             return [settings]
         stages = settings.pipeline_parallel_size
-        sizes = [2**power for power in range(7) if 2**power * stages <= gpu_count]
+        most = 1 if self.wish.gpu_ratio is not None else gpu_count
+        sizes = [2**power for power in range(7) if 2**power * stages <= most]
         return [
             msgspec.structs.replace(settings, tensor_parallel_size=size)
             for size in sizes
@@ -176,6 +190,7 @@ class _Case:
         total = min(gpu.total_bytes for gpu in group)
         free = min(gpu.free_bytes for gpu in group)
         share = settings.gpu_memory_utilization or GPU_SHARE_RATIO
+        share = min(share, self.wish.gpu_ratio or share)
         budget = min(free, int(share * total))
         uuids = tuple(gpu.uuid for gpu in group)
         if settings.kv_cache_bytes is not None or not shapes.keeps_cache(self.variant.shape):
@@ -266,11 +281,18 @@ class _Case:
 
 
 def _groups(gpus: Sequence[GpuRoom], size: int) -> list[tuple[GpuRoom, ...]]:
-    """Return for each kind of GPU the `size` with the most room; a group is of one kind."""
+    """Return the groups of `size` GPUs to try, each of one kind: linked ones first, then for each
+    kind those with the most room. A MIG slice works alone."""
     kinds: dict[str, list[GpuRoom]] = {}
+    linked: dict[tuple[str, int], list[GpuRoom]] = {}
     for gpu in gpus:
+        if gpu.is_slice and size > 1:
+            continue
         kinds.setdefault(gpu.name, []).append(gpu)
-    return [tuple(kind[:size]) for kind in kinds.values() if len(kind) >= size]
+        if gpu.nvlink_group is not None and size > 1:
+            linked.setdefault((gpu.name, gpu.nvlink_group), []).append(gpu)
+    pools = [*linked.values(), *kinds.values()]
+    return [tuple(pool[:size]) for pool in pools if len(pool) >= size]
 
 
 def _group_size(settings: EngineSettings) -> int:

@@ -14,10 +14,20 @@ from apps.catalog.entry import Device
 class GpuRoom:
     uuid: str
     name: str
+    kind: str = ""
+    """As `h100`: one word for all names of the same chip."""
     total_bytes: int
     free_bytes: int
     compute_capability: str = ""
     """Such as `8.9`; empty if the driver did not tell."""
+    taken: bool = False
+    """A replica of ours has it for itself."""
+    shared: bool = False
+    """Replicas of ours take fractions of it: free for others that do, not for one alone."""
+    nvlink_group: int | None = None
+    """GPUs of one group reach each other over NVLink; None where the driver tells of no link."""
+    is_slice: bool = False
+    """A MIG slice: it cannot work together with other GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)

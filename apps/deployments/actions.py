@@ -229,6 +229,7 @@ def _add_revision(
             msgspec.structs.replace(recipe.spec, served_names=(deployment.name,))
         ),
         need=recipe.need,
+        fit=recipe.fit,
         created_by=actor,
         created_at=now,
     )

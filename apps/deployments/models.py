@@ -17,7 +17,7 @@ from apps.deployments.states import (
     ScalingProfile,
     ScalingRule,
 )
-from apps.fleet.models import Host
+from apps.fleet.models import Capacity, Host
 
 
 def _known(field: str, kind: type[StrEnum], name: str) -> models.CheckConstraint:
@@ -39,9 +39,9 @@ class Deployment(models.Model):
     desired = models.CharField(max_length=16, default=DesiredDeployment.RUNNING)
     generation = models.PositiveBigIntegerField(default=1)
     placement = models.JSONField(default=dict)
-    """`{host, labels, device, wait}`, all optional."""
+    """`{host, labels, device, gpu_kind, tolerations, strategy}`, all optional."""
     resources = models.JSONField(default=dict)
-    """`{memory_bytes, gpus}`, all optional."""
+    """`{memory_bytes, gpu_ratio}`, all optional."""
 
     # Observed.
     phase = models.CharField(max_length=16, default=DeploymentPhase.STARTING)
@@ -80,6 +80,8 @@ class Revision(models.Model):
     """`agents.wire.EngineSpec` as JSON, without GPUs: complete and final."""
     need = models.JSONField(default=dict)
     """`{weights_bytes, kv_bytes, activation_bytes, runtime_bytes, total_bytes, gpus}`."""
+    fit = models.JSONField(default=dict)
+    """What placement and the comparison with the engine's own report go by; see `recipes`."""
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField()
 
@@ -235,6 +237,26 @@ class Replica(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} {self.phase}"
+
+
+class Booking(models.Model):
+    """Bytes of one GPU, or of a host's memory, of a replica. Written by `bookings` alone."""
+
+    replica = models.ForeignKey(Replica, on_delete=models.CASCADE, related_name="bookings")
+    capacity = models.ForeignKey(Capacity, on_delete=models.CASCADE, related_name="bookings")
+    bytes = models.PositiveBigIntegerField()
+    whole = models.BooleanField(default=False)
+    """The GPU is this replica's alone while it is awake."""
+    asleep = models.BooleanField(default=False)
+    """Only what a sleeping engine keeps is booked; others may use the rest."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["replica", "capacity"], name="booking_once_per_device")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes for {self.replica_id}"
 
 
 class Event(models.Model):

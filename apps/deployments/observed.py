@@ -13,6 +13,7 @@ import msgspec
 from django.db import transaction
 
 from agents.wire import ObservedPhase, ReplicaReport
+from apps.deployments import bookings
 from apps.deployments.models import Event, Replica
 from apps.deployments.states import LEGAL_MOVES, DesiredReplica, ReplicaPhase, can_move
 from apps.fleet.models import Host
@@ -76,6 +77,8 @@ def move_replica(
         raise StaleReplica(f"replica {replica.pk} changed since it was read")
     replica.phase, replica.phase_at, replica.reason, replica.ready_at = to, now, reason, ready_at
     replica.version += 1
+    if to is ReplicaPhase.STOPPED:
+        bookings.release(replica)
     record_event(
         at=now,
         kind=f"replica.{to}",

@@ -33,6 +33,8 @@ class Scaling:
 class Resources:
     memory_bytes: int | None = None
     """Memory limit of a CPU replica; None takes the estimate."""
+    gpu_ratio: float | None = None
+    """Fraction of one GPU that a replica takes, the rest is for others; None takes whole GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,12 @@ class PlacementWish:
     labels: dict[str, str] = field(default_factory=dict)
     device: str = ""
     """`cpu` or `cuda`; empty lets Hearth choose."""
+    gpu_kind: str = ""
+    """As `h100`; empty takes any GPU that is new enough."""
+    tolerations: tuple[dict[str, str], ...] = ()
+    """`{key}` or `{key, value}`: taints of hosts that this order accepts."""
+    strategy: str = ""
+    """`spread` (the default) or `binpack`."""
     wait: bool = False
     """Accept the order although nothing fits now, and place it once something does."""
 

@@ -5,8 +5,9 @@ and by the dry run. Errors are `Problem`s that name the field of the order.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from django.conf import settings as django_settings
@@ -47,6 +48,9 @@ class Recipe:
     """What the choice was made from."""
     placement: dict[str, Any]
     resources: dict[str, Any]
+    fit: dict[str, Any] = field(default_factory=dict)
+    """What placement and the comparison with the engine's own report go by: `gpu_memory_ratio`,
+    `shared`, `min_compute_capability`, `weights_key`, `kv_tokens`, `full_length_requests`."""
 
 
 def drain_seconds() -> float:
@@ -54,13 +58,16 @@ def drain_seconds() -> float:
     return DRAIN_SECONDS
 
 
-def cook(order: NewDeployment) -> Recipe:
-    """Return the recipe for `order`. Raises Problem 400 or 422 naming the field and the fix."""
+def cook(order: NewDeployment, *, instead_of: UUID | None = None) -> Recipe:
+    """Return the recipe for `order`. Raises Problem 400 or 422 naming the field and the fix.
+
+    The room of the deployment `instead_of` counts as free: the order is a change of it.
+    """
     entry = find_entry(order.catalog)
     wanted, overrides = _split_engine(order.engine)
     if wanted is EngineKind.SIMULATOR:
         return _simulated(entry, order, overrides)
-    return _served(entry, order, overrides)
+    return _served(entry, order, overrides, fit_rooms(without=instead_of))
 
 
 def recook(deployment: Deployment, latest: Revision, patch: Change) -> Recipe:
@@ -72,11 +79,12 @@ def recook(deployment: Deployment, latest: Revision, patch: Change) -> Recipe:
             variant=patch.variant or latest.variant,
             engine=latest.settings if patch.engine is None else patch.engine,
             resources=Resources(**deployment.resources),
-            # Its own replicas hold the room it needs, so a change may always wait for room.
+            # Its successor waits for its room where both do not fit side by side.
             placement=PlacementWish(
                 **{**deployment.placement, "device": latest.device, "wait": True}
             ),
-        )
+        ),
+        instead_of=deployment.pk,
     )
     return _named(recipe, deployment.name)
 
@@ -121,13 +129,14 @@ def _split_engine(engine: Mapping[str, Any]) -> tuple[EngineKind, dict[str, Any]
         raise _problem(400, "invalid", "engine.kind", f"{kind!r} is not {known}") from error
 
 
-def _served(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Recipe:
+def _served(
+    entry: Entry, order: NewDeployment, overrides: dict[str, Any], rooms: Sequence[HostRoom]
+) -> Recipe:
     if "simulator" in overrides:
         raise _problem(400, "invalid", "engine.simulator", "is for `engine.kind` `simulator` alone")
     if order.variant is not None:
         _variant(entry, order.variant)
     wish = _wish(order, overrides)
-    rooms = fit_rooms()
     try:
         choice = choose_variant(entry, rooms, wish)
     except BadSetting as error:
@@ -146,6 +155,8 @@ def _served(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Re
         reserve_bytes=best.reserve_bytes,
         need=best.need,
         reason=f"{best.host}: {best.reason}",
+        kv_tokens=best.kv_tokens,
+        full_length_requests=best.full_length_requests,
     )
     return _recipe(entry, order, picked)
 
@@ -199,6 +210,8 @@ class _Picked:
     reserve_bytes: int
     need: Need | None
     reason: str
+    kv_tokens: int = 0
+    full_length_requests: int = 0
 
     @property
     def gpus(self) -> int:
@@ -231,8 +244,22 @@ def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
         reason=picked.reason,
         inputs={"variant": name, "device": str(picked.device), "need": parts},
         placement=_placement(order),
-        resources={"memory_bytes": order.resources.memory_bytes},
+        resources=asdict(order.resources),
+        fit={
+            "gpu_memory_ratio": picked.engine.gpu_memory_utilization if picked.gpus else 0,
+            "shared": order.resources.gpu_ratio is not None,
+            "min_compute_capability": _oldest(picked),
+            "weights_key": first.key,
+            "kv_tokens": picked.kv_tokens,
+            "full_length_requests": picked.full_length_requests,
+        },
     )
+
+
+def _oldest(picked: _Picked) -> str:
+    """Return the oldest compute capability that will do, empty on CPU."""
+    rules = picked.variant.devices[picked.device]
+    return rules.min_compute_capability or "" if picked.gpus else ""
 
 
 def _limit(reserved: int, order: NewDeployment) -> int:
@@ -276,13 +303,21 @@ def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) ->
         reason=f"{variant.name} is simulated: no model is loaded",
         inputs={"variant": variant.name, "engine": EngineKind.SIMULATOR.value},
         placement=_placement(order),
-        resources={"memory_bytes": order.resources.memory_bytes},
+        resources=asdict(order.resources),
+        fit={"weights_key": spec.weights.key},
     )
 
 
 def _placement(order: NewDeployment) -> dict[str, Any]:
     wish = order.placement
-    return {"host": wish.host, "labels": dict(wish.labels), "device": wish.device}
+    return {
+        "host": wish.host,
+        "labels": dict(wish.labels),
+        "device": wish.device,
+        "gpu_kind": wish.gpu_kind,
+        "tolerations": [dict(toleration) for toleration in wish.tolerations],
+        "strategy": wish.strategy,
+    }
 
 
 def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
@@ -295,6 +330,8 @@ def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
         host=order.placement.host or None,
         labels=order.placement.labels,
         engine=overrides,
+        gpu_kind=order.placement.gpu_kind,
+        gpu_ratio=order.resources.gpu_ratio,
     )
 
 

@@ -51,6 +51,18 @@ class ResourcesInput(StrictSerializer):
         allow_null=True,
         help_text="Memory limit of a CPU replica; the estimate when not given.",
     )
+    gpu_ratio = serializers.FloatField(
+        min_value=0.05,
+        max_value=0.95,
+        required=False,
+        allow_null=True,
+        help_text="Fraction of one GPU for a replica; whole GPUs when not given.",
+    )
+
+
+class TolerationInput(StrictSerializer):
+    key = serializers.CharField(max_length=63)
+    value = serializers.CharField(max_length=63, required=False, help_text="Any, if not given.")
 
 
 class PlacementInput(StrictSerializer):
@@ -63,6 +75,20 @@ class PlacementInput(StrictSerializer):
         help_text="Only hosts with these labels.",
     )
     device = serializers.ChoiceField(choices=DEVICES, required=False, allow_blank=True)
+    gpu_kind = serializers.CharField(
+        max_length=80, required=False, allow_blank=True, help_text="As `h100`; any if not given."
+    )
+    tolerations = serializers.ListField(
+        child=TolerationInput(),
+        required=False,
+        max_length=32,
+        help_text="Taints of hosts that are accepted.",
+    )
+    strategy = serializers.ChoiceField(
+        choices=[("spread", "spread"), ("binpack", "binpack")],
+        required=False,
+        help_text="Over many hosts (the default), or onto few.",
+    )
     wait = serializers.BooleanField(
         required=False, help_text="Accept the order although nothing fits now, and wait for room."
     )

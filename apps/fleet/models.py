@@ -16,6 +16,9 @@ class Host(models.Model):
     # Desired, written by people.
     cordoned = models.BooleanField(default=False)
     labels = models.JSONField(default=dict)
+    taints = models.JSONField(default=list)
+    """`[{key, value, effect}]`; `refuse` keeps away orders that do not tolerate it, `avoid` only
+    makes the host the last choice."""
     price_per_hour_usd = models.DecimalField(max_digits=12, decimal_places=6, null=True)
     """None: the default price of its GPU kind, or of a CPU host, counts."""
 
@@ -46,6 +49,42 @@ class Host(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Capacity(models.Model):
+    """What one GPU (or MIG slice) of a host can give, or its main memory; and what is booked of it.
+
+    `booked_bytes` and the counts are sums over the bookings, written in the transaction that
+    changes one (`apps.deployments.bookings`). The constraints are the last word: no transaction
+    that books more than there is, or a GPU twice, can commit.
+    """
+
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="capacities")
+    gpu_uuid = models.CharField(max_length=96, default="", blank=True)
+    """Empty for the host's main memory."""
+    total_bytes = models.PositiveBigIntegerField()
+    booked_bytes = models.PositiveBigIntegerField(default=0)
+    whole_bookings = models.PositiveIntegerField(default=0)
+    """Awake replicas that have the GPU for themselves."""
+    shared_bookings = models.PositiveIntegerField(default=0)
+    """Awake replicas that take a fraction of the GPU."""
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["host", "gpu_uuid"], name="capacity_once_per_device"),
+            models.CheckConstraint(
+                condition=models.Q(booked_bytes__lte=models.F("total_bytes")),
+                name="capacity_not_exceeded",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(whole_bookings=0)
+                | models.Q(whole_bookings=1, shared_bookings=0),
+                name="capacity_gpu_booked_once",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.gpu_uuid or f"memory of {self.host_id}"
 
 
 class JoinToken(models.Model):

@@ -41,6 +41,20 @@ class GpuSerializer(serializers.Serializer[Any]):
     memory_total_bytes = serializers.IntegerField()
     memory_used_bytes = serializers.IntegerField()
     compute_capability = serializers.CharField()
+    nvlink_group = serializers.IntegerField(
+        allow_null=True, help_text="GPUs of one group reach each other over NVLink."
+    )
+    parent_uuid = serializers.CharField(help_text="Of a MIG slice: the GPU it is cut from.")
+
+
+class TaintSerializer(StrictSerializer):
+    key = serializers.RegexField(_LABEL_PART)
+    value = serializers.RegexField(_LABEL_PART, required=False)
+    effect = serializers.ChoiceField(
+        choices=[("refuse", "refuse"), ("avoid", "avoid")],
+        default="refuse",
+        help_text="Keep orders away that do not tolerate it, or make the host the last choice.",
+    )
 
 
 class HostSerializer(serializers.Serializer[Host]):
@@ -54,6 +68,7 @@ class HostSerializer(serializers.Serializer[Host]):
     created_at = serializers.DateTimeField()
     cordoned = serializers.BooleanField(help_text="Drained: takes no more replicas.")
     labels = serializers.DictField(child=serializers.CharField())
+    taints = TaintSerializer(many=True)
     replicas = serializers.IntegerField(help_text="Replicas it holds that are not stopped.")
     price_per_hour_usd = PriceField()
     price_is_default = serializers.BooleanField(
@@ -85,6 +100,7 @@ _INVENTORY_FIELDS = (
 
 _GPU_FIELDS = (
     "uuid", "index", "name", "memory_total_bytes", "memory_used_bytes", "compute_capability",
+    "nvlink_group", "parent_uuid",
 )  # fmt: skip
 
 
@@ -101,6 +117,7 @@ def host_row(host: "queries.CountedHost", book: PriceBook) -> dict[str, Any]:
         "created_at": host.created_at,
         "cordoned": host.cordoned,
         "labels": host.labels,
+        "taints": host.taints,
         "replicas": host.live_replicas,
         "price_per_hour_usd": float(price),
         "price_is_default": is_default,
@@ -121,6 +138,9 @@ class HostPatchSerializer(StrictSerializer):
         required=False,
         help_text="Replaces all labels.",
     )
+    taints = serializers.ListField(
+        child=TaintSerializer(), required=False, max_length=32, help_text="Replaces all taints."
+    )
 
     def validate_labels(self, labels: dict[str, str]) -> dict[str, str]:
         """Return `labels`. Raises ValidationError for too many, or a name that is not allowed."""
@@ -137,7 +157,7 @@ class HostPatchSerializer(StrictSerializer):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return `attrs`. Raises ValidationError when there is nothing to change."""
         if not attrs:
-            raise serializers.ValidationError("Give price_per_hour_usd or labels.")
+            raise serializers.ValidationError("Give price_per_hour_usd, labels or taints.")
         return attrs
 
 

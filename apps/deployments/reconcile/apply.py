@@ -5,26 +5,33 @@ next pass plans anew. No network here.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import singledispatchmethod
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import F
 
-from apps.deployments import actions, observed
+from apps.deployments import actions, bookings, observed
 from apps.deployments.models import Decision, Deployment, Replica
 from apps.deployments.reconcile import steps
-from apps.deployments.reconcile.load import seen_host
+from apps.deployments.reconcile.placement import Placed
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
-from apps.deployments.room import Reserved, reservations
 from apps.deployments.states import ReplicaPhase
 from apps.fleet import actions as fleet_actions
-from apps.fleet.models import Host
 from apps.lib import doorbell, live
 
 ACTOR = "reconciler"
+
+SHOWN_REFUSALS = 50
+"""A decision gives the reasons of so many hosts; with more, their number."""
+
+_OVERTAKEN = (
+    observed.StaleReplica, observed.IllegalMove, Replica.DoesNotExist, bookings.NotBooked
+)  # fmt: skip
 
 
 class Applier:
@@ -40,7 +47,7 @@ class Applier:
             try:
                 with transaction.atomic():
                     self._do(step)
-            except (observed.StaleReplica, observed.IllegalMove, Replica.DoesNotExist):
+            except _OVERTAKEN:
                 # It moved since the snapshot: the next pass sees how.
                 continue
 
@@ -63,11 +70,16 @@ class Applier:
     @_do.register
     def _place(self, step: steps.PlaceReplica) -> None:
         placed = step.placed
-        if not _still_fits(placed.host_id, placed.gpu_uuids, placed.memory_bytes):
-            return
         replica = self._replica(step.replica_id)
         if replica.host_id is not None or replica.phase != ReplicaPhase.PENDING:
             return
+        bookings.book(
+            replica,
+            host_id=placed.host_id,
+            gpu_uuids=placed.gpu_uuids,
+            memory_bytes=placed.memory_bytes,
+            whole=placed.whole,
+        )
         Replica.objects.filter(pk=replica.pk).update(
             host_id=placed.host_id,
             gpu_uuids=list(placed.gpu_uuids),
@@ -79,7 +91,7 @@ class Applier:
             created_at=self._now,
             kind="placement",
             reason=placed.why,
-            inputs={"host": placed.host_name, "refused": placed.refused},
+            inputs=_inputs(replica, placed),
         )
         fleet_actions.bump_revision(placed.host_id)
         self._changed()
@@ -169,17 +181,20 @@ class Applier:
         live.publish(live.deployment_group(name), "replica", deployment=name)
 
 
-def _still_fits(host_id: UUID, gpu_uuids: Sequence[str], memory_bytes: int) -> bool:
-    """Check the reservation again inside the transaction, with the host's row locked.
-
-    SQLite takes no row locks, but its transactions are IMMEDIATE: one writer at a time.
-    """
-    host = Host.objects.select_for_update().get(pk=host_id)
-    seen = seen_host(host, reservations().get(host_id, Reserved()))
-    if not gpu_uuids:
-        return seen.free_memory_bytes >= memory_bytes
-    free = {gpu.uuid for gpu in seen.gpus if not gpu.taken}
-    return free.issuperset(gpu_uuids)
+def _inputs(replica: Replica, placed: Placed) -> dict[str, Any]:
+    """Return what the placement was made from; of many hosts the best, and why not the others."""
+    refused = dict(list(placed.refused.items())[:SHOWN_REFUSALS])
+    return {
+        "replica": str(replica.pk),
+        "host": placed.host_name,
+        "gpu_uuids": list(placed.gpu_uuids),
+        "memory_bytes": placed.memory_bytes,
+        "whole": placed.whole,
+        "candidates": [asdict(candidate) for candidate in placed.candidates],
+        "fitted": placed.fitted,
+        "refused": refused,
+        "refused_hosts": len(placed.refused),
+    }
 
 
 def write_summary(snapshot: Snapshot, now: datetime) -> None:

@@ -4,9 +4,12 @@ A fixed number of queries however many deployments there are, one while there is
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
+from agents.wire import GpuInfo, HostSample
 from apps.deployments.models import Deployment, Replica, Revision
 from apps.deployments.orders import DRAIN_SECONDS
 from apps.deployments.reconcile.snapshot import (
@@ -15,12 +18,22 @@ from apps.deployments.reconcile.snapshot import (
     SeenHost,
     SeenReplica,
     Snapshot,
+    Taint,
+    Toleration,
     WantedRevision,
 )
-from apps.deployments.room import Reserved, free_gpu_bytes, free_memory_bytes, reservations
+from apps.deployments.room import (
+    Reserved,
+    free_gpu_bytes,
+    free_memory_bytes,
+    fresh_samples,
+    now_of,
+    reservations,
+)
 from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet.models import Host
-from apps.fleet.queries import inventory_of
+from apps.fleet.prices import kind_of
+from apps.fleet.queries import inventory_of, price_book, price_of
 from apps.fleet.states import HostState
 from apps.telemetry import live as telemetry
 
@@ -60,33 +73,74 @@ def _newest_revisions(rows: Iterable[Deployment]) -> dict[UUID, Revision]:
 
 
 def _hosts() -> tuple[SeenHost, ...]:
-    reserved = reservations()
+    reserved, samples, book = reservations(), fresh_samples(), price_book()
+    cached = cached_keys()
     return tuple(
-        seen_host(host, reserved.get(host.pk, Reserved()))
+        seen_host(
+            host,
+            _Surroundings(
+                reserved=reserved.get(host.pk, Reserved()),
+                sample=samples.get(host.name),
+                cached=cached.get(host.pk, frozenset()),
+                price_per_hour_usd=float(price_of(host, book)[0]),
+            ),
+        )
         for host in Host.objects.order_by("name", "id")
     )
 
 
-def seen_host(host: Host, reserved: Reserved) -> SeenHost:
+@dataclass(frozen=True, kw_only=True)
+class _Surroundings:
+    """What of a host does not stand in its row."""
+
+    reserved: Reserved
+    sample: HostSample | None
+    cached: frozenset[str]
+    price_per_hour_usd: float
+
+
+def seen_host(host: Host, around: _Surroundings) -> SeenHost:
     """Return `host` as the planner sees it."""
-    inventory = inventory_of(host)
+    inventory = now_of(inventory_of(host), around.sample)
     return SeenHost(
         id=host.id,
         name=host.name,
         state=HostState(host.state),
         cordoned=host.cordoned,
         labels=dict(host.labels),
-        free_memory_bytes=free_memory_bytes(inventory, reserved),
-        gpus=tuple(
-            SeenGpu(
-                uuid=gpu.uuid,
-                free_bytes=free_gpu_bytes(gpu),
-                taken=gpu.uuid in reserved.gpus,
-                compute_capability=gpu.compute_capability,
-            )
-            for gpu in inventory.gpus
-        ),
+        taints=tuple(Taint(**taint) for taint in host.taints),
+        free_memory_bytes=free_memory_bytes(inventory, around.reserved),
+        memory_bytes=inventory.memory_total_bytes,
+        gpus=tuple(_seen_gpu(gpu, around.reserved) for gpu in inventory.gpus),
+        cached=around.cached,
+        price_per_hour_usd=around.price_per_hour_usd,
     )
+
+
+def _seen_gpu(gpu: GpuInfo, reserved: Reserved) -> SeenGpu:
+    booked = reserved.of(gpu.uuid)
+    return SeenGpu(
+        uuid=gpu.uuid,
+        free_bytes=free_gpu_bytes(gpu, reserved),
+        taken=booked.whole,
+        shared=booked.shared,
+        total_bytes=gpu.memory_total_bytes,
+        kind=kind_of(gpu.name),
+        compute_capability=gpu.compute_capability,
+        nvlink_group=gpu.nvlink_group,
+        is_slice=bool(gpu.parent_uuid),
+    )
+
+
+def cached_keys() -> dict[UUID, frozenset[str]]:
+    """Return by host the keys of weights that lie there: those that an engine has loaded."""
+    rows = Replica.objects.filter(host__isnull=False, ready_at__isnull=False)
+    pairs = rows.values_list("host_id", "revision__fit__weights_key").order_by().distinct()
+    found: dict[UUID, set[str]] = defaultdict(set)
+    for host_id, key in pairs:
+        if key:
+            found[host_id].add(key)
+    return {host_id: frozenset(keys) for host_id, keys in found.items()}
 
 
 def _in_flight(grouped: dict[UUID, list[Replica]]) -> dict[UUID, int]:
@@ -111,22 +165,32 @@ def _snapshot(
     hosts: tuple[SeenHost, ...],
     in_flight: dict[UUID, int],
 ) -> Snapshot:
+    by_id = {host.id: host for host in hosts}
     return Snapshot(
         deployment_id=row.pk,
         name=row.name,
         desired=DesiredDeployment(row.desired),
         wanted_replicas=row.scaling.min_replicas,
         revision=_wanted(revision),
-        constraints=Constraints(
-            host=row.placement.get("host", ""), labels=row.placement.get("labels", {})
-        ),
-        replicas=tuple(_seen(replica, in_flight) for replica in replicas),
+        constraints=constraints_of(row.placement),
+        replicas=tuple(_seen(replica, in_flight, by_id) for replica in replicas),
         hosts=hosts,
         drain_seconds=DRAIN_SECONDS,
         generation=row.generation,
         observed_generation=row.observed_generation,
         phase=DeploymentPhase(row.phase),
         reason=row.reason,
+    )
+
+
+def constraints_of(placement: Mapping[str, Any]) -> Constraints:
+    """Return an order's `placement` as the planner sees it."""
+    return Constraints(
+        host=placement.get("host") or "",
+        labels=placement.get("labels") or {},
+        gpu_kind=placement.get("gpu_kind") or "",
+        tolerations=tuple(Toleration(**t) for t in placement.get("tolerations") or ()),
+        strategy=placement.get("strategy") or "spread",
     )
 
 
@@ -140,10 +204,18 @@ def _wanted(revision: Revision) -> WantedRevision:
         gpus=gpus,
         bytes_per_gpu=total if gpus else 0,
         memory_bytes=0 if gpus else total,
+        gpu_memory_ratio=float(revision.fit.get("gpu_memory_ratio") or 0),
+        shared=bool(revision.fit.get("shared")),
+        min_compute_capability=revision.fit.get("min_compute_capability") or "",
+        cache_keys=frozenset(filter(None, [revision.fit.get("weights_key")])),
     )
 
 
-def _seen(replica: Replica, in_flight: dict[UUID, int]) -> SeenReplica:
+def _seen(
+    replica: Replica, in_flight: dict[UUID, int], hosts: Mapping[UUID, SeenHost]
+) -> SeenReplica:
+    host = hosts.get(replica.host_id) if replica.host_id else None
+    known = {gpu.uuid for gpu in host.gpus} if host else set()
     return SeenReplica(
         id=replica.pk,
         revision_id=replica.revision_id,
@@ -161,4 +233,5 @@ def _seen(replica: Replica, in_flight: dict[UUID, int]) -> SeenReplica:
         failures=replica.failures,
         reason=replica.reason,
         in_flight=in_flight.get(replica.pk),
+        missing_gpus=tuple(uuid for uuid in replica.gpu_uuids if host and uuid not in known),
     )

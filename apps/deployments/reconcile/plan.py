@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from apps.deployments.reconcile import rollout
-from apps.deployments.reconcile.placement import Placed, place
+from apps.deployments.reconcile.placement import NotPlaced, Placed, place_many
 from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
 from apps.deployments.reconcile.steps import (
     ForgetFailures,
@@ -23,7 +23,7 @@ from apps.deployments.reconcile.steps import (
     Step,
     StopReplica,
 )
-from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
+from apps.deployments.states import COMING, DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet.states import HostState
 
 BACKOFF_FIRST_SECONDS = 5.0
@@ -38,10 +38,13 @@ def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
     """Return the steps that move the deployment toward what is wanted; empty means at rest."""
     if snapshot.desired is DesiredDeployment.DELETED and not snapshot.replicas:
         return [RemoveDeployment()]
-    kept = [r for r in snapshot.replicas if r.desired is DesiredReplica.RUNNING]
+    wanted = [r for r in snapshot.replicas if r.desired is DesiredReplica.RUNNING]
+    stranded = [r for r in wanted if _is_stranded(r)]
+    kept = [r for r in wanted if r not in stranded]
     leaving = [r for r in snapshot.replicas if r.desired is DesiredReplica.DRAINED]
     return [
         *_lost(kept),
+        *_give_up(stranded),
         *_finish_drains(leaving, now),
         *_failures(kept, now),
         *rollout.count(snapshot, kept, now),
@@ -104,18 +107,45 @@ def _is_forgiven(replica: SeenReplica, now: datetime) -> bool:
 
 
 def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica]) -> list[Step]:
-    """Place at most one replica a pass: the next snapshot counts its reservation."""
+    """Place every replica that waits, each on what the ones before it left."""
     if snapshot.desired is not DesiredDeployment.RUNNING:
         return []
     waiting = [r for r in kept if r.host_id is None and r.phase is ReplicaPhase.PENDING]
     if not waiting:
         return []
-    first = min(waiting, key=lambda r: (r.created_at, str(r.id)))
-    found = place(snapshot.revision, snapshot.constraints, snapshot.hosts, _replicas_per_host(kept))
-    if isinstance(found, Placed):
-        return [PlaceReplica(first.id, found)]
-    steps: list[Step] = [KeepWaiting(r.id, found) for r in waiting if r.reason != found.why]
-    return steps + rollout.make_room_in_place(snapshot, kept)
+    waiting.sort(key=lambda r: (r.created_at, str(r.id)))
+    found = place_many(
+        snapshot.revision,
+        snapshot.constraints,
+        snapshot.hosts,
+        _replicas_per_host(kept),
+        len(waiting),
+    )
+    steps: list[Step] = [
+        PlaceReplica(r.id, place)
+        for r, place in zip(waiting, found, strict=False)
+        if isinstance(place, Placed)
+    ]
+    last = found[-1]
+    if isinstance(last, NotPlaced):
+        left = waiting[len(steps) :]
+        steps += [KeepWaiting(r.id, last) for r in left if r.reason != last.why]
+    if isinstance(found[0], NotPlaced):
+        steps += rollout.make_room_in_place(snapshot, kept)
+    return steps
+
+
+def _is_stranded(replica: SeenReplica) -> bool:
+    """Return whether a GPU that it was placed on vanished before it served."""
+    return bool(replica.missing_gpus) and replica.phase in (*COMING, ReplicaPhase.FAILED)
+
+
+def _give_up(stranded: Sequence[SeenReplica]) -> list[Step]:
+    """Order gone what can only start elsewhere."""
+    return [
+        StopReplica(r.id, f"GPU {', '.join(r.missing_gpus)} is gone from its host")
+        for r in stranded
+    ]
 
 
 def _replicas_per_host(kept: Sequence[SeenReplica]) -> dict[UUID, int]:

@@ -12,14 +12,41 @@ from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredR
 from apps.fleet.states import HostState
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SeenGpu:
     uuid: str
     free_bytes: int
-    """Really free: total, less what any process holds or our other replicas reserve."""
+    """Really free: total, less what any process holds or our other replicas have booked."""
     taken: bool
-    """Reserved by a replica of ours; a GPU is given whole."""
+    """A replica of ours has it for itself."""
+    shared: bool = False
+    """Replicas of ours take fractions of it."""
+    total_bytes: int = 0
+    kind: str = ""
+    """As `h100`; see `apps.fleet.prices.kind_of`."""
     compute_capability: str = ""
+    nvlink_group: int | None = None
+    is_slice: bool = False
+    """A MIG slice."""
+
+    def is_new_enough(self, oldest: str) -> bool:
+        """Compare compute capabilities; a GPU that does not tell its own is let through."""
+        if not oldest or not self.compute_capability:
+            return True
+        return _numbers(self.compute_capability) >= _numbers(oldest)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taint:
+    """A mark on a host that keeps orders away unless they tolerate it."""
+
+    key: str
+    value: str = ""
+    effect: str = "refuse"
+    """`refuse`, or `avoid`: the last choice."""
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}" if self.value else self.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +56,21 @@ class SeenHost:
     state: HostState
     cordoned: bool
     labels: dict[str, str] = field(default_factory=dict)
+    taints: tuple[Taint, ...] = ()
     free_memory_bytes: int
+    memory_bytes: int = 0
     gpus: tuple[SeenGpu, ...] = ()
+    cached: frozenset[str] = frozenset()
+    """Keys of weights and images that lie on the host."""
+    price_per_hour_usd: float = 0.0
+
+    def replica_price_usd(self, revision: "WantedRevision") -> float:
+        """Return what an hour of one replica costs here: its share of the host."""
+        if self.gpus:
+            return self.price_per_hour_usd * revision.gpus / len(self.gpus)
+        if not self.memory_bytes:
+            return self.price_per_hour_usd
+        return self.price_per_hour_usd * revision.memory_bytes / self.memory_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +85,24 @@ class WantedRevision:
     bytes_per_gpu: int
     memory_bytes: int
     """Host memory a replica takes on a CPU host."""
+    gpu_memory_ratio: float = 0.0
+    """Share of each GPU that the engine takes whatever its size; 0 when it takes just bytes."""
+    shared: bool = False
+    """It takes a fraction of a GPU and leaves the rest to others."""
+    min_compute_capability: str = ""
+    cache_keys: frozenset[str] = frozenset()
+    """Weights and image; a host that has one of them starts it sooner."""
+
+    def bytes_on(self, gpu: SeenGpu) -> int:
+        """Return what a replica takes of `gpu`."""
+        return max(self.bytes_per_gpu, int(self.gpu_memory_ratio * gpu.total_bytes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toleration:
+    key: str
+    value: str | None = None
+    """None tolerates any value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +111,13 @@ class Constraints:
 
     host: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    gpu_kind: str = ""
+    tolerations: tuple[Toleration, ...] = ()
+    strategy: str = "spread"
+    """`spread` over hosts, or `binpack` to keep hosts free."""
+
+    def tolerates(self, taint: Taint) -> bool:
+        return any(t.key == taint.key and t.value in (None, taint.value) for t in self.tolerations)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +140,8 @@ class SeenReplica:
     reason: str = ""
     in_flight: int | None = None
     """Requests that gateways hold on it now; None while no gateway has told."""
+    missing_gpus: tuple[str, ...] = ()
+    """GPUs it was placed on that its host has no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,3 +162,7 @@ class Snapshot:
     phase: DeploymentPhase = DeploymentPhase.STARTING
     """As last written; with `reason` it tells whether the row must be written again."""
     reason: str = ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

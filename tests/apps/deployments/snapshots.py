@@ -52,8 +52,8 @@ def replica(phase: ReplicaPhase = ReplicaPhase.READY, **changes) -> SeenReplica:
     return SeenReplica(**{**values, **changes})
 
 
-def gpu(number: int, free_gib: float = 80, *, taken: bool = False) -> SeenGpu:
-    return SeenGpu(uuid=f"GPU-{number}", free_bytes=int(free_gib * GIB), taken=taken)
+def gpu(number: int, free_gib: float = 80, *, taken: bool = False, **changes) -> SeenGpu:
+    return SeenGpu(uuid=f"GPU-{number}", free_bytes=int(free_gib * GIB), taken=taken, **changes)
 
 
 def host(name: str = "alpha", *, gpus: tuple[SeenGpu, ...] = (), **changes) -> SeenHost:

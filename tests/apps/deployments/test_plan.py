@@ -191,14 +191,37 @@ class TestLostHosts:
 
 
 class TestPlacing:
-    def test_places_the_oldest_waiting_replica_one_a_pass(self):
+    def test_places_all_that_wait_in_one_pass_the_oldest_first(self):
         first = replica(P.PENDING, host_id=None, host_state=None, created_at=before(20))
         second = replica(P.PENDING, host_id=None, host_state=None, created_at=before(10))
 
-        (step,) = plan(snapshot(second, first, wanted=2), NOW)
+        steps = plan(snapshot(second, first, wanted=2), NOW)
 
-        assert isinstance(step, PlaceReplica)
-        assert (step.replica_id, step.placed.host_id) == (first.id, HOST)
+        placed = [(step.replica_id, step.placed.host_id) for step in steps]
+        assert placed == [(first.id, HOST), (second.id, HOST)]
+
+    def test_tells_those_that_found_no_room_why_they_wait(self):
+        first = replica(P.PENDING, host_id=None, host_state=None, created_at=before(20))
+        second = replica(P.PENDING, host_id=None, host_state=None, created_at=before(10))
+        room_for_one = host(free_memory_bytes=3 * GIB)
+
+        placed, waits = plan(snapshot(second, first, wanted=2, hosts=(room_for_one,)), NOW)
+
+        assert isinstance(placed, PlaceReplica)
+        assert isinstance(waits, KeepWaiting)
+        assert waits.replica_id == second.id
+
+    @pytest.mark.parametrize("phase", [P.PENDING, P.FETCHING, P.STARTING, P.FAILED])
+    def test_starts_elsewhere_what_was_placed_on_a_gpu_that_vanished(self, phase):
+        stranded = replica(phase, missing_gpus=("GPU-7",))
+
+        assert plan(snapshot(stranded), NOW) == [
+            StopReplica(stranded.id, "GPU GPU-7 is gone from its host"),
+            CreateReplica(),
+        ]
+
+    def test_leaves_alone_what_serves_whatever_the_inventory_says(self):
+        assert plan(snapshot(replica(missing_gpus=("GPU-7",))), NOW) == []
 
     def test_says_why_a_replica_waits_and_says_it_once(self):
         waiting = replica(P.PENDING, host_id=None, host_state=None)
