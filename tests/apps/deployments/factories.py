@@ -39,7 +39,12 @@ def make_inventory(*, memory_gib: int = 16, gpus: tuple[GpuInfo, ...] = ()) -> I
 
 
 def make_host(
-    *, name: str = "alpha", credential: str = "", memory_gib: int = 16, **columns: Any
+    *,
+    name: str = "alpha",
+    credential: str = "",
+    memory_gib: int = 16,
+    gpus: tuple[GpuInfo, ...] = (),
+    **columns: Any,
 ) -> Host:
     return Host.objects.create(
         name=name,
@@ -49,7 +54,7 @@ def make_host(
         state_at=NOW,
         last_seen_at=NOW,
         created_at=NOW,
-        inventory=msgspec.to_builtins(make_inventory(memory_gib=memory_gib)),
+        inventory=msgspec.to_builtins(make_inventory(memory_gib=memory_gib, gpus=gpus)),
         **columns,
     )
 
