@@ -1,0 +1,1 @@
+"""Values, one file a rule, the schedule, the simulator. All pure; `reconcile.autoscale` decides."""
