@@ -26,8 +26,8 @@ def deployments() -> QuerySet[Deployment]:
         .order_by("created_at", "id")
     )
     return (
-        Deployment.objects.select_related("scaling")
-        .defer("lease_owner", "lease_until")
+        Deployment.objects.select_related("scaling", "scaler")
+        .defer("lease_owner", "lease_until", "scaler__memory")
         .prefetch_related(
             Prefetch("replicas", replicas, to_attr="current_replicas"),
             Prefetch("revisions", _newest_revisions(), to_attr="all_revisions"),

@@ -11,7 +11,16 @@ import msgspec
 from django.db.models import Max, Prefetch, QuerySet
 
 from agents.wire import EngineKind, ReadReply
-from apps.deployments.models import Decision, Deployment, Event, ReadRequest, Replica, Revision
+from apps.deployments.models import (
+    Decision,
+    Deployment,
+    Event,
+    ReadRequest,
+    Replica,
+    Revision,
+    ScalerState,
+    ScalingPolicy,
+)
 from apps.deployments.states import (
     COMING,
     DeploymentPhase,
@@ -77,7 +86,8 @@ def deployments() -> QuerySet[Deployment]:
     )
     revisions = Revision.objects.defer("spec").order_by("number")
     return (
-        Deployment.objects.select_related("scaling")
+        Deployment.objects.select_related("scaling", "scaler")
+        .defer("scaler__memory")
         .prefetch_related(
             Prefetch("replicas", replicas, to_attr="current_replicas"),
             Prefetch("revisions", revisions, to_attr="all_revisions"),
@@ -111,7 +121,7 @@ def status_of(deployment: Deployment) -> Status:
         revision=live,
         newest_revision=newest.number,
         ready_replicas=len(ready),
-        wanted_replicas=deployment.scaling.min_replicas if running else 0,
+        wanted_replicas=wanted_replicas(deployment) if running else 0,
         progress=_progress(replicas),
         simulated=newest.engine == EngineKind.SIMULATOR,
         engine=newest.engine,
@@ -119,6 +129,28 @@ def status_of(deployment: Deployment) -> Status:
         task=newest.task,
         settings=newest.settings,
     )
+
+
+def wanted_replicas(deployment: Deployment) -> int:
+    """Return how many replicas a running deployment should have: the autoscaler's answer.
+
+    People's bounds count at once; the autoscaler follows with its next tick. Before its first,
+    one that may be at zero starts with one replica. Reads `scaling` and `scaler`.
+    """
+    policy = deployment.scaling
+    scaler: ScalerState | None = getattr(deployment, "scaler", None)
+    if not is_elastic(policy):
+        return policy.min_replicas
+    wanted = max(1, policy.min_replicas) if scaler is None else scaler.wanted_replicas
+    floor = policy.min_replicas
+    # A schedule may lift the ceiling for a while: its answer stands.
+    ceiling = wanted if policy.schedule else policy.max_replicas
+    return min(max(wanted, floor), ceiling)
+
+
+def is_elastic(policy: ScalingPolicy) -> bool:
+    """Return whether there is anything to decide."""
+    return policy.min_replicas < policy.max_replicas or bool(policy.schedule)
 
 
 def _progress(replicas: Iterable[Replica]) -> StartProgress | None:

@@ -10,16 +10,18 @@ API, Prometheus and the autoscaler (reads).
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from apps.lib import clock
+from agents.wire import ReplicaSample
+from apps.lib import clock, doorbell
 from apps.lib.redis import async_client, client
 from apps.telemetry import writer
 from apps.telemetry.counters import HostReading, Seen, Slot
-from apps.telemetry.numbers import FleetNumbers, Readings, compute
+from apps.telemetry.numbers import FRESH_SECONDS, FleetNumbers, Readings, compute
 from apps.telemetry.writer import TIMEOUT_SECONDS, UNREACHABLE
 from gateway.wire import Live
 
@@ -76,11 +78,14 @@ async def _put(kind: str, source: str, body: bytes) -> bool:
 
 
 async def put_wakes(deployments: Iterable[str]) -> None:
-    """Note that requests wait for these deployments at zero replicas."""
+    """Note that requests wait for these deployments at zero replicas, and ring the controller."""
     now = clock.now().timestamp()
+    pipe = async_client().pipeline(transaction=False)
+    pipe.zadd(_WAKES_KEY, dict.fromkeys(deployments, now))
+    pipe.publish(doorbell.CHANNEL, doorbell.CONTROLLER)
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            await async_client().zadd(_WAKES_KEY, dict.fromkeys(deployments, now))
+            await pipe.execute()
     except UNREACHABLE as error:
         logger.warning("wish to wake not kept: %s", error)
 
@@ -156,6 +161,34 @@ async def anumbers() -> FleetNumbers:
     except UNREACHABLE as error:
         return _stale(now, error)
     return _computed(answers, now.timestamp())
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest readings as they came, for who counts for itself."""
+
+    gateways: Mapping[str, Seen[Live]]
+    """By gateway; each start of one is another."""
+    samples: Mapping[str, ReplicaSample]
+    """What each engine said of itself, by replica."""
+
+
+def newest(now: datetime) -> Newest | None:
+    """Return the newest readings of what was heard in the last ten seconds; None without Redis."""
+    pipe = client().pipeline(transaction=False)
+    pipe.hgetall(_now_key(GATEWAYS))
+    pipe.hgetall(_now_key(HOSTS))
+    try:
+        gateways, hosts = pipe.execute()
+    except UNREACHABLE as error:
+        logger.warning("newest readings not read: %s", error)
+        return None
+    since = now.timestamp() - FRESH_SECONDS
+    fresh = (seen for seen in _host_readings(hosts).values() if seen.at >= since)
+    return Newest(
+        gateways={name: seen for name, seen in _lives(gateways).items() if seen.at >= since},
+        samples={s.replica_id: s for seen in fresh for s in seen.reading.samples},
+    )
 
 
 def wakes(now: datetime) -> frozenset[str]:

@@ -156,7 +156,8 @@ def _model(row: Deployment, replicas: list[Replica]) -> ServedModel | None:
     is_wanted = row.desired == DesiredDeployment.RUNNING
     if not serving and not is_wanted:
         return None
-    wakeable = is_wanted and not serving and _can_wake(row)
+    takes_new = any(served.state is RouteState.READY for served in serving)
+    wakeable = is_wanted and not takes_new and _can_wake(row)
     return ServedModel(
         name=row.name,
         created_at=row.created_at.timestamp(),

@@ -96,10 +96,12 @@ def _resumed(policy: Policy, state: State | None, seen: Observations, now: float
     held = seen.ready + len(seen.starting) + seen.stuck
     if state is not None and -TICK_SECONDS <= now - state.at <= GAP_SECONDS:
         return state if _fits(policy, state) else msgspec.structs.replace(state, memory=None)
+    # A deployment that was never decided on has one replica on order.
+    keep = max(1, held) if state is None else held
     return State(
         at=now - TICK_SECONDS,
-        wanted=held if state is None else state.wanted,
-        keep=held,
+        wanted=keep if state is None else state.wanted,
+        keep=keep,
         keep_until=now + policy.hold_seconds,
         busy_at=now,
         memory=_without_windows(policy, state),
@@ -115,7 +117,7 @@ def _without_windows(policy: Policy, state: State | None) -> Memory | None:
     if state is None or not isinstance(state.memory, HearthMemory) or not _fits(policy, state):
         return None
     return msgspec.structs.replace(
-        state.memory, offered=(), arrivals=(), hold=type(state.memory.hold)()
+        state.memory, offered=(), held=(), arrivals=(), hold=type(state.memory.hold)()
     )
 
 
@@ -123,9 +125,10 @@ def _frozen(policy: Policy, state: State, seen: Observations, now: float) -> Dec
     """Keep what is wanted while nothing is known; bounds that people set hold all the same."""
     limits = _limits(policy, seen, now)
     wanted = min(max(state.wanted, limits.floor), limits.ceiling)
+    since = state.frozen_at if state.frozen else now
     return Decision(
         wanted=wanted,
-        state=msgspec.structs.replace(state, at=now, wanted=wanted, frozen=True),
+        state=msgspec.structs.replace(state, at=now, wanted=wanted, frozen=True, frozen_at=since),
         reason=f"no gateway has told its numbers for {seen.silent_seconds:.0f} s: stays as it is",
         changed=wanted != state.wanted,
         at_zero=wanted == 0 and limits.ceiling > 0,
@@ -211,10 +214,10 @@ def _at_least_one(
     if limits.floor > 0 or limits.ceiling == 0:
         return
     waits = seen.queued > 0 or seen.rung or seen.in_flight > 0
-    if waits and choice.wanted == 0:
-        choice.set(1, f"{max(1, seen.queued)} requests wait and nothing serves")
-        return
     if waits:
+        if choice.wanted <= 1 and not seen.ready:
+            choice.set(1, "a request waits and nothing serves")
+        choice.wanted = max(1, choice.wanted)
         return
     is_up = seen.ready + len(seen.starting) + seen.stuck + seen.unplaced > 0
     left = policy.scale_to_zero_after_seconds - idle_seconds

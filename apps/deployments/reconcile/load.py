@@ -12,6 +12,7 @@ from uuid import UUID
 from agents.wire import GpuInfo, HostSample
 from apps.deployments.models import Deployment, Replica, Revision
 from apps.deployments.orders import DRAIN_SECONDS
+from apps.deployments.queries import wanted_replicas
 from apps.deployments.reconcile.snapshot import (
     Constraints,
     SeenGpu,
@@ -40,7 +41,11 @@ from apps.telemetry import live as telemetry
 
 def load(only: UUID | None = None) -> list[Snapshot]:
     """Return a snapshot of every deployment, or of `only` that one."""
-    deployments = Deployment.objects.select_related("scaling").order_by("created_at", "id")
+    deployments = (
+        Deployment.objects.select_related("scaling", "scaler")
+        .defer("scaler__memory")
+        .order_by("created_at", "id")
+    )
     replicas = (
         Replica.objects.exclude(phase=ReplicaPhase.STOPPED)
         .select_related("revision", "host")
@@ -170,7 +175,8 @@ def _snapshot(
         deployment_id=row.pk,
         name=row.name,
         desired=DesiredDeployment(row.desired),
-        wanted_replicas=row.scaling.min_replicas,
+        wanted_replicas=wanted_replicas(row),
+        wakes_on_request=row.scaling.max_replicas > 0,
         revision=_wanted(revision),
         constraints=constraints_of(row.placement),
         replicas=tuple(_seen(replica, in_flight, by_id) for replica in replicas),

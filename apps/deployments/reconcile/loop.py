@@ -20,6 +20,7 @@ from apps.deployments.models import Deployment, ReadRequest
 from apps.deployments.reconcile.apply import Applier, write_summary
 from apps.deployments.reconcile.load import load
 from apps.deployments.reconcile.plan import plan
+from apps.deployments.reconcile.scaler import Scaler
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
 from apps.fleet import actions as fleet_actions
@@ -44,6 +45,7 @@ class Controller:
         self._stopping = threading.Event()
         self._rung = threading.Event()
         self._next_sweep: datetime | None = None
+        self._scaler = Scaler(self.owner)
 
     def stop(self) -> None:
         """Finish the pass under way and return from `run`."""
@@ -69,6 +71,7 @@ class Controller:
     def run_once(self, now: datetime) -> int:
         """Make one pass over all deployments; return how many had something to do."""
         self._sweep(now)
+        self._scaler.tick(now)
         busy = 0
         for snapshot in load():
             if plan(snapshot, now):

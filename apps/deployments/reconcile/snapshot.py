@@ -150,6 +150,8 @@ class Snapshot:
     name: str
     desired: DesiredDeployment
     wanted_replicas: int
+    wakes_on_request: bool = False
+    """At zero the first request brings a replica back; else somebody scaled it to zero."""
     revision: WantedRevision
     constraints: Constraints
     replicas: tuple[SeenReplica, ...]

@@ -20,15 +20,20 @@ def summarize(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
     kept = [r for r in snapshot.replicas if r.desired is DesiredReplica.RUNNING]
     ready = sum(r.phase is ReplicaPhase.READY for r in kept)
     if snapshot.wanted_replicas == 0:
-        return (
-            (DeploymentPhase.SCALING, "the last replica is leaving")
-            if snapshot.replicas
-            else (DeploymentPhase.STOPPED, "scaled to zero by hand")
-        )
+        return _at_zero(snapshot)
     broken = [r for r in kept if r.phase in (ReplicaPhase.FAILED, ReplicaPhase.LOST)]
     if ready == 0:
         return _not_serving(kept, broken)
     return _serving(snapshot, ready, kept, broken)
+
+
+def _at_zero(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
+    serving = [r for r in snapshot.replicas if r.phase is not ReplicaPhase.ASLEEP]
+    if serving:
+        return DeploymentPhase.SCALING, "the last replica is leaving"
+    if snapshot.wakes_on_request:
+        return DeploymentPhase.ASLEEP, "at zero: the first request brings a replica back"
+    return DeploymentPhase.STOPPED, "scaled to zero by hand"
 
 
 def _stopping(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:

@@ -30,6 +30,8 @@ Random arrivals have a dispersion of 1; a small variation is what many callers a
 FIRST_SERVICE_SECONDS = 5.0
 """Until a deployment has measured its own."""
 LEARNING_RATE = 0.1
+LEAST_CAPACITY = 4
+"""A learned capacity below the target's fourth is no capacity but a fault."""
 
 FAST_SECONDS = 60.0
 SLOW_SECONDS = 240.0
@@ -70,6 +72,7 @@ def need(policy: Policy, memory: HearthMemory, seen: Observations, seconds: floa
     per_replica = min(float(policy.target_concurrency), learned.capacity or math.inf)
     demand = Demand(
         offered=learned.offered,
+        held=learned.held,
         service_seconds=service_seconds(learned),
         per_replica=per_replica,
         rise_per_second=max(0.0, learned.fast - learned.slow) / (SLOW_SECONDS - FAST_SECONDS),
@@ -92,6 +95,7 @@ class Demand:
     """What the traffic asks for, in requests at once."""
 
     offered: tuple[float, ...]
+    held: tuple[int, ...]
     service_seconds: float
     per_replica: float
     rise_per_second: float
@@ -103,6 +107,10 @@ class Demand:
         n = len(self.offered)
         mean = sum(self.offered) / n
         spread = math.sqrt(max(0.0, sum(v * v for v in self.offered) / n - mean * mean))
+        # A step down spreads the window: never plan for more than was there.
+        spread = min(w.spread * spread, max(self.offered) - mean)
+        # Few long requests: what is in flight is load, however long ago it came.
+        mean = max(mean, sum(self.held) / n)
         peak = max(self.offered[-PANIC_TICKS:])
         rise = self.rise_per_second * min(seen.start_seconds, SLOW_SECONDS) * w.trend
         backlog = self._backlog(seen, mean)
@@ -115,7 +123,7 @@ class Demand:
             "per_replica": self.per_replica,
             "backlog": backlog,
             "rise": rise,
-            "mean_need": (mean + rise + w.spread * spread) / (self.per_replica * w.rho),
+            "mean_need": (mean + rise + spread) / (self.per_replica * w.rho),
             "peak_need": w.peak * peak / self.per_replica,
             "backlog_need": (mean + backlog / w.drain_seconds) / self.per_replica if backlog else 0,
         }
@@ -141,7 +149,7 @@ def _learn(
         in_flight_seconds=memory.in_flight_seconds * keep + seen.in_flight * seconds,
         completed=memory.completed * keep + completed,
         capacity=_capacity(policy, memory.capacity, seen),
-        arrivals=(*memory.arrivals[-(_LONGEST_SERVICE_TICKS - 1) :], arrivals),
+        arrivals=(*memory.arrivals[-_reach(memory) :], arrivals),
         queued=seen.queued,
         in_flight=seen.in_flight,
         mean_arrivals=memory.mean_arrivals + burst * (arrivals - memory.mean_arrivals),
@@ -156,7 +164,13 @@ def _learn(
         fast=memory.fast + fast * (offered - memory.fast),
         slow=memory.slow + slow * (offered - memory.slow),
         offered=(*memory.offered[-(STABLE_TICKS - 1) :], offered),
+        held=(*memory.held[-(STABLE_TICKS - 1) :], seen.in_flight),
     )
+
+
+def _reach(memory: HearthMemory) -> int:
+    """Return how many ticks of arrivals can matter: two service times."""
+    return min(_LONGEST_SERVICE_TICKS, 4 + int(service_seconds(memory) * 2 / TICK_SECONDS))
 
 
 def service_seconds(memory: HearthMemory) -> float:
@@ -179,7 +193,9 @@ def _capacity(policy: Policy, known: float, seen: Observations) -> float:
     if seen.running is None or not seen.ready:
         return known
     each = seen.running / seen.ready
-    if seen.waiting and 1 <= each < policy.target_concurrency:
+    least = policy.target_concurrency / LEAST_CAPACITY
+    # One queue of many is a matter of routing; a queue on each is the engines' limit.
+    if (seen.waiting or 0) >= seen.ready and least <= each < policy.target_concurrency:
         return each if not known else known + LEARNING_RATE * (each - known)
     return each if known and each > known else known
 
@@ -208,8 +224,9 @@ def _words(terms: dict[str, float], policy: Policy, seen: Observations) -> str:
         return "no request is offered"
     if terms["backlog_need"] >= max(terms["mean_need"], terms["peak_need"]):
         return (
-            f"{seen.queued} requests wait and would still wait in {seen.start_seconds:.0f} s, "
-            f"at {each}"
+            f"{seen.queued} {'waits' if seen.queued == 1 else 'wait'}, "
+            f"and {terms['mean']:.1f} requests at once are too many until a replica ordered "
+            f"now is ready ({seen.start_seconds:.0f} s), at {each}"
         )
     if terms["peak_need"] > terms["mean_need"]:
         return f"a peak of {terms['peak']:.1f} requests at once, at {each}"

@@ -220,7 +220,7 @@ class _World:
 
 
 def percentile(waits: Sequence[float], requests: int, ratio: float) -> float:
-    """Return the wait below which `ratio` of all requests lie; those that did not wait count as 0."""
+    """Return the wait below which `ratio` of all requests lie; the rest did not wait: 0."""
     rank = int(ratio * requests) - (requests - len(waits))
     ordered = sorted(waits)
     return ordered[min(rank, len(ordered) - 1)] if ordered and rank >= 0 else 0.0

@@ -106,6 +106,8 @@ class HearthMemory(Value, frozen=True, kw_only=True, tag="hearth"):
     """Learned: what a replica held when its engine began to queue; 0 is not known."""
     offered: tuple[float, ...] = ()
     """Offered concurrency of the last stable window, newest last."""
+    held: tuple[int, ...] = ()
+    """In flight, over the same window."""
     arrivals: tuple[int, ...] = ()
     """Per tick, as far back as a service time reaches, newest last."""
     queued: int = 0
@@ -160,6 +162,8 @@ class State(Value, frozen=True, kw_only=True):
     busy_at: float = 0.0
     """When it last had a request, or came up: the clock of scale-to-zero."""
     frozen: bool = False
+    frozen_at: float = 0.0
+    """Since when the numbers have been missing, or were last."""
     memory: Memory | None = None
 
 
