@@ -136,7 +136,8 @@ class Gateway:
             return ""
         return (
             f"access-control-allow-origin: {origin.decode('latin-1')}\r\nvary: origin\r\n"
-            "access-control-expose-headers: x-request-id, x-hearth-replica, x-hearth-route\r\n"
+            "access-control-expose-headers: x-request-id, x-hearth-replica, x-hearth-route,"
+            " x-hearth-budget\r\n"
         )
 
 

@@ -5,7 +5,8 @@ and the lookup leaks nothing by its time. Called once per request by `gateway.ap
 """
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from gateway.errors import Refused, forbidden, no_key, unknown_model
 from gateway.limits import KeyUse
@@ -56,19 +57,29 @@ class Keys:
         return len(self._by_hash)
 
 
-def allowed_models(key: KeyRoute, names: Iterable[str]) -> list[str]:
-    """Return those of `names` that `key` may use, sorted."""
-    return sorted(name for name in names if _ANY in key.models or name in key.models)
+class _Named(Protocol):
+    @property
+    def name(self) -> str:
+        """Of the deployment."""
 
 
-def check_model(key: KeyRoute, model: str, names: Collection[str]) -> None:
+def allowed_models(key: KeyRoute, names: Mapping[str, _Named]) -> list[str]:
+    """Return those of the public `names` that `key` may use, sorted."""
+    return sorted(name for name in names if _may_use(key, name, names))
+
+
+def check_model(key: KeyRoute, model: str, names: Mapping[str, _Named]) -> None:
     """Raise Refused unless `model` is there (404) and `key` may use it (403)."""
-    is_allowed = _ANY in key.models or model in key.models
-    if model in names:
-        if not is_allowed:
-            raise Refused(forbidden(f"This key may not use the model {model!r}."))
-        return
-    raise Refused(unknown_model(model, allowed_models(key, names)))
+    if model not in names:
+        raise Refused(unknown_model(model, allowed_models(key, names)))
+    if not _may_use(key, model, names):
+        raise Refused(forbidden(f"This key may not use the model {model!r}."))
+
+
+def _may_use(key: KeyRoute, model: str, names: Mapping[str, _Named]) -> bool:
+    """A key for a deployment is good for its aliases; one for an alias for that name alone."""
+    allowed = key.models
+    return _ANY in allowed or model in allowed or names[model].name in allowed
 
 
 def _secret(headers: dict[bytes, bytes]) -> bytes:

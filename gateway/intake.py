@@ -5,6 +5,7 @@ limits. Called by `gateway.app` for every path in `ENDPOINTS`.
 """
 
 import time
+from email.utils import formatdate
 from hashlib import blake2b
 
 from gateway import errors
@@ -40,17 +41,25 @@ def take_in(
     call = parse(endpoint, request.body, most_choices=core.settings.limits.choices)
     check_model(key, call.model, core.fleet.names)
     if key.budget_exhausted:
-        raise Refused(
-            errors.limited(
-                "The budget of this key is used up.",
-                code="insufficient_quota",
-                retry_after_seconds=None,
-            )
-        )
+        raise Refused(_no_budget(key, time.time()))
     deployment = core.fleet.names[call.model]
     order = _order(core, request, call, key, deployment)
+    if key.budget_low:
+        fields += "x-hearth-budget: low\r\n"
     order.answer_fields = f"x-request-id: {order.request_id}\r\n{fields}"
     Exchange(core, client, deployment, order).start()
+
+
+def _no_budget(key: KeyRoute, wall: float) -> Problem:
+    until, left = "", None
+    if key.budget_resets_at is not None:
+        until = f" until {formatdate(key.budget_resets_at, usegmt=True)}"
+        left = max(1.0, key.budget_resets_at - wall)
+    return errors.limited(
+        f"The budget of this key is used up{until}.",
+        code="insufficient_quota",
+        retry_after_seconds=left,
+    )
 
 
 def _order(

@@ -130,6 +130,11 @@ class KeyRoute(Message, frozen=True, kw_only=True):
     tenant: str = ""
     """Salt of the prefix cache: keys of one tenant share cached prefixes."""
     budget_exhausted: bool = False
+    """Its budget is used up: it is refused with 429 until a newer table says otherwise."""
+    budget_low: bool = False
+    """Most of its budget is used: answers carry `x-hearth-budget: low`."""
+    budget_resets_at: float | None = None
+    """When an exhausted budget begins anew."""
 
 
 class RoutingTable(Message, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Forms of the pages. They check types; what an order may say is checked by the actions."""
 
+from decimal import Decimal
 from typing import Any
 
 from django import forms
@@ -123,6 +124,15 @@ class PriceForm(forms.Form):
     price = forms.DecimalField(required=False, min_value=0, max_digits=12, decimal_places=6)
 
 
+def _budget() -> forms.DecimalField:
+    return forms.DecimalField(
+        required=False, min_value=Decimal("0.0001"), max_digits=12, decimal_places=4
+    )
+
+
+_LIMITS = ("rpm", "tpm", "max_in_flight", "budget_usd_per_day", "budget_usd_per_month")
+
+
 class KeyForm(RefusableForm):
     """A new API key and what it may do; empty limits are none."""
 
@@ -133,12 +143,14 @@ class KeyForm(RefusableForm):
     rpm = forms.IntegerField(required=False, min_value=1, max_value=10_000_000)
     tpm = forms.IntegerField(required=False, min_value=1, max_value=1_000_000_000)
     max_in_flight = forms.IntegerField(required=False, min_value=1, max_value=100_000)
+    budget_usd_per_day = _budget()
+    budget_usd_per_month = _budget()
     days = forms.IntegerField(required=False, min_value=1, max_value=3650)
 
     def __init__(self, models: list[str], data: QueryDict | None = None) -> None:
         super().__init__(data)
         self.fields["allowed_models"].choices = [(name, name) for name in models]  # type: ignore[attr-defined]
-        for name in ("rpm", "tpm", "max_in_flight"):
+        for name in _LIMITS:
             self.fields[name].widget.attrs["placeholder"] = "no limit"
         self.fields["days"].widget.attrs["placeholder"] = "never"
 

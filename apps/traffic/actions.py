@@ -1,11 +1,13 @@
-"""Writes of keys and gateway credentials, and the revision of the routing table."""
+"""Writes of keys, aliases and gateway credentials, and the revision of the routing table."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,12 +21,13 @@ from apps.lib import clock, doorbell, secrets
 from apps.lib.problems import Problem
 from apps.telemetry import live
 from apps.traffic import keys, queries, routing
-from apps.traffic.models import ApiKey, GatewayCredential, TableRevision
+from apps.traffic.models import ApiKey, GatewayCredential, ModelAlias, TableRevision
 from apps.traffic.routing import Numbered
 
 logger = logging.getLogger(__name__)
 
 ANY_MODEL = "*"
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 
 FOLLOW_SECONDS = 1.5
 """The longest a write of a key is held for gateways to follow; a few tenths are usual."""
@@ -42,6 +45,8 @@ class KeyLimits:
     tpm: int | None = None
     max_in_flight: int | None = None
     expires_at: datetime | None = None
+    budget_usd_per_day: Decimal | None = None
+    budget_usd_per_month: Decimal | None = None
 
 
 def limits_of(key: ApiKey) -> KeyLimits:
@@ -52,6 +57,8 @@ def limits_of(key: ApiKey) -> KeyLimits:
         tpm=key.tpm,
         max_in_flight=key.max_in_flight,
         expires_at=key.expires_at,
+        budget_usd_per_day=key.budget_usd_per_day,
+        budget_usd_per_month=key.budget_usd_per_month,
     )
 
 
@@ -124,11 +131,12 @@ def playground_key(user: User) -> tuple[str, str]:
 def _check(limits: KeyLimits, now: datetime | None) -> None:
     wanted = set(limits.allowed_models) - {ANY_MODEL}
     known = set(Deployment.objects.filter(name__in=wanted).values_list("name", flat=True))
+    known |= set(ModelAlias.objects.filter(name__in=wanted).values_list("name", flat=True))
     if wanted - known:
         raise Problem(
             400,
             "unknown_model",
-            f"models: there is no deployment {', '.join(sorted(wanted - known))}; "
+            f"models: there is no deployment or alias {', '.join(sorted(wanted - known))}; "
             'name existing ones, or ["*"] for all.',
             extra={"field": "models"},
         )
@@ -142,11 +150,77 @@ def _set_limits(key: ApiKey, limits: KeyLimits) -> None:
     key.allowed_models = sorted(set(limits.allowed_models))
     key.rpm, key.tpm, key.max_in_flight = limits.rpm, limits.tpm, limits.max_in_flight
     key.expires_at = limits.expires_at
+    key.budget_usd_per_day = limits.budget_usd_per_day
+    key.budget_usd_per_month = limits.budget_usd_per_month
 
 
 def _tell(key: ApiKey, verb: str, actor: str) -> None:
     data = {"name": key.name, "prefix": key.prefix, "models": key.allowed_models}
     audit(actor=actor, action=f"api_key.{verb}", target=str(key.pk), data=data)
+    table_changed()
+    transaction.on_commit(await_gateways, robust=True)
+
+
+# --- Aliases -----------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def create_alias(*, name: str, deployment: str, actor: str, now: datetime) -> ModelAlias:
+    """Make `name` another public name of `deployment`.
+
+    Raises Problem 400 `invalid` or `unknown_deployment`, 409 `name_taken`.
+    """
+    if not _ALIAS.fullmatch(name):
+        raise Problem(
+            400,
+            "invalid",
+            f"name: {name!r} is no model name; begin with a letter or digit, go on with those "
+            "and . _ : / -, at most 200.",
+            extra={"field": "name"},
+        )
+    kind = "a deployment" if Deployment.objects.filter(name=name).exists() else "an alias"
+    if kind == "a deployment" or ModelAlias.objects.filter(pk=name).exists():
+        raise Problem(
+            409, "name_taken", f"name: {name} is {kind} already.", extra={"field": "name"}
+        )
+    alias = ModelAlias(name=name, created_by=actor, created_at=now)
+    alias.deployment = _deployment(deployment)
+    alias.save(force_insert=True)
+    _tell_alias(alias, "created", actor)
+    return alias
+
+
+@transaction.atomic
+def point_alias(*, alias: ModelAlias, deployment: str, actor: str) -> ModelAlias:
+    """Lead `alias` to another deployment. Raises Problem 400 `unknown_deployment`."""
+    alias.deployment = _deployment(deployment)
+    alias.save()
+    _tell_alias(alias, "changed", actor)
+    return alias
+
+
+@transaction.atomic
+def delete_alias(*, alias: ModelAlias, actor: str) -> None:
+    """Take the name `alias` away; requests for it are refused from then on."""
+    _tell_alias(alias, "deleted", actor)
+    alias.delete()
+
+
+def _deployment(name: str) -> Deployment:
+    found = Deployment.objects.filter(name=name).first()
+    if found is None:
+        raise Problem(
+            400,
+            "unknown_deployment",
+            f"deployment: there is no deployment {name}; see GET /api/v1/deployments/.",
+            extra={"field": "deployment"},
+        )
+    return found
+
+
+def _tell_alias(alias: ModelAlias, verb: str, actor: str) -> None:
+    data = {"deployment": alias.deployment.name}
+    audit(actor=actor, action=f"model_alias.{verb}", target=alias.name, data=data)
     table_changed()
     transaction.on_commit(await_gateways, robust=True)
 

@@ -1,10 +1,13 @@
-"""API keys, usage, and a deployment's metrics and cost over REST."""
+"""API keys, model aliases, usage, and a deployment's metrics and cost over REST."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from itertools import batched
 from typing import Any
 from uuid import UUID
 
+from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -13,8 +16,9 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.accounts import exports
 from apps.accounts.api import caller
-from apps.accounts.exports import ROWS_LIMIT, CsvRenderer
+from apps.accounts.exports import CsvRenderer
 from apps.accounts.idempotency import IdempotentWrites
 from apps.deployments.models import Deployment
 from apps.lib import clock
@@ -25,13 +29,16 @@ from apps.telemetry import queries as telemetry
 from apps.telemetry.numbers import Flow
 from apps.traffic import actions, costs, queries, usage
 from apps.traffic.actions import KeyLimits
-from apps.traffic.models import ApiKey, UsageRow
+from apps.traffic.models import ApiKey, ModelAlias, UsageRow
 from apps.traffic.serializers import (
+    AliasPatchSerializer,
+    AliasSerializer,
     CostSerializer,
     KeyPatchSerializer,
     KeySerializer,
     MadeKeySerializer,
     MetricsSerializer,
+    NewAliasSerializer,
     NewKeySerializer,
     UsageQuery,
     UsageRowSerializer,
@@ -43,6 +50,8 @@ from apps.traffic.serializers import (
 from apps.traffic.usage import Group, UsageFilter
 
 USAGE_WINDOW = timedelta(days=30)
+_ROWS_AT_ONCE = 500
+"""Lines of a file that are made and sent together."""
 
 _NAME = OpenApiParameter("name", OpenApiTypes.STR, OpenApiParameter.PATH)
 
@@ -55,8 +64,8 @@ class KeyList(IdempotentWrites, GenericAPIView[ApiKey]):
 
     @extend_schema(operation_id="api_keys_list", responses=KeySerializer(many=True))
     def get(self, request: Request) -> Response:
-        page = self.paginate_queryset(queries.api_keys())
-        return self.get_paginated_response(KeySerializer(page, many=True).data)
+        page = self.paginate_queryset(queries.api_keys()) or []
+        return self.get_paginated_response(_keys(page))
 
     @extend_schema(
         operation_id="api_keys_create",
@@ -75,7 +84,7 @@ class KeyList(IdempotentWrites, GenericAPIView[ApiKey]):
             actor=user.username,
             now=clock.now(),
         )
-        return Response({**KeySerializer(key).data, "key": secret}, status=201)
+        return Response({**_keys([key])[0], "key": secret}, status=201)
 
 
 class KeyDetail(IdempotentWrites, GenericAPIView[ApiKey]):
@@ -86,7 +95,7 @@ class KeyDetail(IdempotentWrites, GenericAPIView[ApiKey]):
 
     @extend_schema(operation_id="api_keys_retrieve")
     def get(self, request: Request, key_id: UUID) -> Response:
-        return Response(KeySerializer(queries.api_key(key_id)).data)
+        return Response(_keys([queries.api_key(key_id)])[0])
 
     @extend_schema(operation_id="api_keys_update", request=KeyPatchSerializer)
     def patch(self, request: Request, key_id: UUID) -> Response:
@@ -101,7 +110,7 @@ class KeyDetail(IdempotentWrites, GenericAPIView[ApiKey]):
             actor=caller(request).username,
             now=clock.now(),
         )
-        return Response(KeySerializer(changed).data)
+        return Response(_keys([changed])[0])
 
     @extend_schema(operation_id="api_keys_delete", responses={204: None})
     def delete(self, request: Request, key_id: UUID) -> Response:
@@ -109,6 +118,63 @@ class KeyDetail(IdempotentWrites, GenericAPIView[ApiKey]):
         actions.revoke_key(
             key=queries.api_key(key_id), actor=caller(request).username, now=clock.now()
         )
+        return Response(status=204)
+
+
+def _keys(keys: Sequence[ApiKey]) -> list[Any]:
+    spent = queries.spending([key.pk for key in keys], clock.now())
+    return list(KeySerializer(keys, many=True, context={"spending": spent}).data)
+
+
+class AliasList(IdempotentWrites, GenericAPIView[ModelAlias]):
+    """Other public names of deployments, by name."""
+
+    serializer_class = AliasSerializer
+    pagination_class = Pages
+
+    @extend_schema(operation_id="model_aliases_list", responses=AliasSerializer(many=True))
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(queries.aliases())
+        return self.get_paginated_response(AliasSerializer(page, many=True).data)
+
+    @extend_schema(
+        operation_id="model_aliases_create",
+        request=NewAliasSerializer,
+        responses={201: AliasSerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Make an alias; it works when this is answered."""
+        order = NewAliasSerializer(data=request.data)
+        order.is_valid(raise_exception=True)
+        alias = actions.create_alias(
+            **order.validated_data, actor=caller(request).username, now=clock.now()
+        )
+        return Response(AliasSerializer(alias).data, status=201)
+
+
+class AliasDetail(IdempotentWrites, GenericAPIView[ModelAlias]):
+    """One alias."""
+
+    serializer_class = AliasSerializer
+    pagination_class = None
+
+    @extend_schema(operation_id="model_aliases_retrieve")
+    def get(self, request: Request, name: str) -> Response:
+        return Response(AliasSerializer(queries.alias(name)).data)
+
+    @extend_schema(operation_id="model_aliases_update", request=AliasPatchSerializer)
+    def patch(self, request: Request, name: str) -> Response:
+        """Lead the alias to another deployment; requests under way end where they are."""
+        patch = AliasPatchSerializer(data=request.data)
+        patch.is_valid(raise_exception=True)
+        alias = actions.point_alias(
+            alias=queries.alias(name), **patch.validated_data, actor=caller(request).username
+        )
+        return Response(AliasSerializer(alias).data)
+
+    @extend_schema(operation_id="model_aliases_delete", responses={204: None})
+    def delete(self, request: Request, name: str) -> Response:
+        actions.delete_alias(alias=queries.alias(name), actor=caller(request).username)
         return Response(status=204)
 
 
@@ -124,26 +190,31 @@ class UsageList(GenericAPIView[UsageRow]):
         parameters=[UsageQuery],
         responses=UsageRowSerializer(many=True),
     )
-    def get(self, request: Request) -> Response:
+    def get(self, request: Request) -> Response | StreamingHttpResponse:
         query = UsageQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         group, which = _asked(dict(query.validated_data))
         rows = usage.grouped(group, which)
         if request.accepted_renderer.format == CsvRenderer.format:
-            return Response(_usage_rows(group, list(rows[:ROWS_LIMIT])))
+            return exports.csv_file(
+                "usage.csv",
+                list(UsageRowSerializer().fields),
+                (_usage_rows(group, part) for part in batched(rows, _ROWS_AT_ONCE)),
+            )
         page = self.paginate_queryset(rows) or []
         return self.get_paginated_response(_usage_rows(group, page))
 
 
 def _asked(sent: dict[str, Any]) -> tuple[Group, UsageFilter]:
-    until = sent.pop("until", None) or clock.now()
-    since = sent.pop("since", None) or until - USAGE_WINDOW
-    if since >= until:
+    until, now = sent.pop("until", None), clock.now()
+    until = None if until is not None and until > now else until
+    since = sent.pop("since", None) or (until or now) - USAGE_WINDOW
+    if since >= (until or now):
         raise Problem(400, "invalid", "from: must lie before `to`.", extra={"field": "from"})
     return Group(sent.pop("group_by")), UsageFilter(since=since, until=until, **sent)
 
 
-def _usage_rows(group: Group, rows: list[Any]) -> list[dict[str, Any]]:
+def _usage_rows(group: Group, rows: Sequence[Any]) -> list[dict[str, Any]]:
     values = [row["value"] for row in rows if row["value"] is not None]
     names = usage.key_names(values) if group is Group.KEY else {}
     return [usage_row(row, names) for row in rows]

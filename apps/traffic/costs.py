@@ -1,6 +1,6 @@
 """Reads what deployments cost over a window, from phases on record and the usage ledger.
 
-Any number of deployments cost the same five queries. Called by `api`, by pages, and by `exporter`.
+Any number of deployments cost the same seven queries. Called by `api`, by pages, and by `exporter`.
 """
 
 from collections import defaultdict
@@ -9,14 +9,13 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from django.db.models import Count, Q, Sum
+from django.db.models import Q
 
 from apps.deployments.models import Event, Replica
 from apps.deployments.states import ReplicaPhase
-from apps.traffic import bill, queries
+from apps.traffic import bill, queries, usage
 from apps.traffic.bill import Bill, Reservation, Tokens
-from apps.traffic.models import UsageRow
-from apps.traffic.usage import ASKED
+from apps.traffic.usage import Group, UsageFilter
 
 _COLUMNS = ("deployment__name", "phase", "phase_at")
 _MOVED = "replica."
@@ -42,25 +41,13 @@ def bill_of(name: str, start: datetime, end: datetime) -> Bill:
 
 
 def _tokens(names: Collection[str] | None, start: datetime, end: datetime) -> dict[str, Tokens]:
-    rows = UsageRow.objects.filter(admitted_at__gte=start, admitted_at__lt=end)
-    if names is not None:
-        rows = rows.filter(deployment__in=names)
-    sums = rows.values("deployment").annotate(
-        requests=Count("pk", filter=ASKED),
-        prompt=Sum("prompt_tokens", filter=ASKED, default=0),
-        cached=Sum("cached_tokens", filter=ASKED),
-        output=Sum("output_tokens", filter=ASKED, default=0),
-        usd=Sum("cost_usd"),
-    )
+    rows = usage.grouped(Group.DEPLOYMENT, UsageFilter(since=start, until=end))
     return {
-        row["deployment"]: Tokens(
-            row["requests"],
-            row["prompt"],
-            row["cached"] or 0,
-            row["output"],
-            Decimal(row["usd"]),
+        row["value"]: Tokens(
+            row["requests"], row["prompt"], row["cached"], row["output"], Decimal(row["usd"])
         )
-        for row in sums.order_by("deployment")
+        for row in rows
+        if names is None or row["value"] in names
     }
 
 

@@ -12,8 +12,9 @@ from uuid import UUID
 
 from django.db import transaction
 
+from apps.lib import doorbell
 from apps.lib.problems import Problem
-from apps.traffic import cost, queries
+from apps.traffic import budget, cost, queries, rollup
 from apps.traffic.models import ApiKey, UsageRow
 from apps.traffic.queries import ReplicaRate
 from gateway.wire import UsageAck, UsageBatch, UsageRecord
@@ -36,15 +37,18 @@ _NOT_NEGATIVE = (
 def record(batch: UsageBatch, now: datetime) -> UsageAck:
     """Store the records of `batch` that are new, all or none.
 
-    Raises Problem 400 that names the first record that cannot be stored.
+    Raises Problem 400 that names the first record that cannot be stored, and IntegrityError if
+    the same records are being stored by another process: the next try finds them known.
     """
     for place, wire_record in enumerate(batch.records):
         _check(place, wire_record)
     with transaction.atomic():
         new = _unknown(batch.records)
         rows = _rows(new, batch.gateway_id, now)
-        UsageRow.objects.bulk_create(rows, ignore_conflicts=True, batch_size=500)
+        UsageRow.objects.bulk_create(rows, batch_size=500)
+        rollup.add(rows)
         _note_use(rows)
+        _note_spending(rows, now)
     return UsageAck(batch_id=batch.batch_id, accepted=len(rows))
 
 
@@ -153,6 +157,21 @@ def _note_use(rows: Iterable[UsageRow]) -> None:
             last[row.key] = max(row.admitted_at, last.get(row.key, row.admitted_at))
     for key, at in last.items():
         ApiKey.objects.filter(pk=key).exclude(last_used_at__gte=at).update(last_used_at=at)
+
+
+def _note_spending(rows: Iterable[UsageRow], now: datetime) -> None:
+    """Tell the gateways when a budget of a key came near its end, or to it."""
+    spent: dict[UUID, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        if row.key is not None and row.cost_usd:
+            spent[row.key] += row.cost_usd
+    budgets = queries.budgets(spent)
+    after = queries.spending(budgets, now)
+    if any(
+        budget.state(limit, after[key]) != budget.state(limit, after[key].less(spent[key]))
+        for key, limit in budgets.items()
+    ):
+        doorbell.ring(doorbell.TABLE)
 
 
 def _replica_of(wire_record: UsageRecord) -> UUID | None:

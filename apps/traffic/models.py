@@ -1,4 +1,4 @@
-"""API keys, the gateways' credentials, the routing table's revision, and the usage ledger."""
+"""API keys, aliases, gateways' credentials, the routing table's revision, the usage ledger."""
 
 import uuid
 
@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from apps.accounts.models import User
+from apps.deployments.models import Deployment
 from gateway.wire import Outcome
 
 
@@ -28,12 +29,15 @@ class ApiKey(models.Model):
     """The part that may be shown."""
     sha256 = models.CharField(max_length=64, unique=True)
     allowed_models = models.JSONField(default=list)
-    """Names of deployments it may use; `["*"]` is all."""
+    """Names of deployments and aliases it may use; `["*"]` is all."""
     rpm = models.PositiveIntegerField(null=True)
     """Requests per minute; None: no limit. So with the next two."""
     tpm = models.PositiveIntegerField(null=True)
     """Tokens per minute."""
     max_in_flight = models.PositiveIntegerField(null=True)
+    budget_usd_per_day = models.DecimalField(max_digits=12, decimal_places=4, null=True)
+    """What it may spend in a day of UTC, by the ledger's costs; so with the month."""
+    budget_usd_per_month = models.DecimalField(max_digits=12, decimal_places=4, null=True)
     internal = models.BooleanField(default=False)
     """Made by Hearth for its own pages (the playground); not in lists."""
     created_at = models.DateTimeField()
@@ -46,6 +50,8 @@ class ApiKey(models.Model):
             _positive_or_null("rpm", "key_rpm_positive"),
             _positive_or_null("tpm", "key_tpm_positive"),
             _positive_or_null("max_in_flight", "key_max_in_flight_positive"),
+            _positive_or_null("budget_usd_per_day", "key_day_budget_positive"),
+            _positive_or_null("budget_usd_per_month", "key_month_budget_positive"),
             models.UniqueConstraint(
                 fields=["owner"],
                 condition=Q(internal=True, revoked_at__isnull=True),
@@ -55,6 +61,18 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix})"
+
+
+class ModelAlias(models.Model):
+    """Another public name of a deployment, which may be pointed elsewhere at any time."""
+
+    name = models.CharField(max_length=200, primary_key=True)
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="aliases")
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.name} -> {self.deployment_id}"
 
 
 class GatewayCredential(models.Model):
@@ -142,3 +160,48 @@ class UsageRow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} {self.outcome}"
+
+
+class UsageHour(models.Model):
+    """Sums of the usage rows of one hour that are alike, so that a question need not read them all.
+
+    Written with the rows it sums (`ledger`), never by itself. Where a row has none, `key` and
+    `replica` are empty: a null would not be unique.
+    """
+
+    hour = models.DateTimeField()
+    """Start of the hour (UTC) in which the requests were admitted."""
+    day = models.DateField()
+    deployment = models.CharField(max_length=63)
+    key = models.CharField(max_length=36)
+    model = models.CharField(max_length=200)
+    replica = models.CharField(max_length=36)
+    revision = models.PositiveIntegerField()
+    host = models.CharField(max_length=63)
+    outcome = models.CharField(max_length=16)
+    requests = models.PositiveBigIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField()
+    output_tokens = models.PositiveBigIntegerField()
+    cost_usd = models.DecimalField(max_digits=20, decimal_places=12)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=[
+                    "hour",
+                    "deployment",
+                    "key",
+                    "model",
+                    "replica",
+                    "revision",
+                    "host",
+                    "outcome",
+                ],
+                name="usage_hour_once",
+            )
+        ]
+        indexes = [models.Index(fields=["key", "hour"], name="usage_hour_by_key")]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H} {self.deployment} {self.outcome}"

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import msgspec
 from django.db import connection
-from django.db.models import OuterRef, Q, QuerySet, Subquery
+from django.db.models import OuterRef, Q, QuerySet, Subquery, Sum
 
 from agents.wire import Endpoint, EngineSpec
 from apps.accounts.models import AuditEntry
@@ -27,9 +27,17 @@ from apps.fleet.models import Host
 from apps.fleet.prices import PriceBook, share_of_host
 from apps.fleet.queries import price_book, price_of
 from apps.lib.problems import Problem
-from apps.traffic import cost, routing
-from apps.traffic.models import ApiKey, GatewayCredential, TableRevision, UsageRow
-from apps.traffic.routing import Numbered, Served, ServedModel, ServedReplica
+from apps.traffic import budget, cost, routing
+from apps.traffic.budget import Budget, BudgetState, Spending
+from apps.traffic.models import (
+    ApiKey,
+    GatewayCredential,
+    ModelAlias,
+    TableRevision,
+    UsageHour,
+    UsageRow,
+)
+from apps.traffic.routing import Numbered, Served, ServedAlias, ServedModel, ServedReplica
 from gateway.wire import KeyRoute, RouteState, RoutingTable, Wake
 
 _MARKED = (
@@ -65,6 +73,51 @@ def api_key(key_id: UUID) -> ApiKey:
     if found is None:
         raise Problem(
             404, "key_unknown", f"There is no API key {key_id}; see GET /api/v1/api-keys/."
+        )
+    return found
+
+
+def budget_of(key: ApiKey) -> Budget:
+    """Return what `key` may spend."""
+    return Budget(key.budget_usd_per_day, key.budget_usd_per_month)
+
+
+def budgets(keys: Iterable[UUID]) -> dict[UUID, Budget]:
+    """Return the budgets of those of `keys` that have one."""
+    found = ApiKey.objects.filter(pk__in=list(keys)).exclude(
+        budget_usd_per_day__isnull=True, budget_usd_per_month__isnull=True
+    )
+    return {key.pk: budget_of(key) for key in found}
+
+
+def spending(keys: Iterable[UUID], now: datetime) -> dict[UUID, Spending]:
+    """Return what each of `keys` spent since the day and the month of `now` began; one query."""
+    wanted = {str(key): key for key in keys}
+    if not wanted:
+        return {}
+    rows = UsageHour.objects.filter(key__in=wanted, hour__gte=budget.month_start(now))
+    sums = rows.values("key").annotate(
+        month=Sum("cost_usd"),
+        today=Sum("cost_usd", filter=Q(hour__gte=budget.day_start(now)), default=Decimal(0)),
+    )
+    found = {row["key"]: Spending(row["today"], row["month"]) for row in sums.order_by()}
+    return {key: found.get(text, Spending()) for text, key in wanted.items()}
+
+
+# --- Aliases -----------------------------------------------------------------------------------
+
+
+def aliases() -> QuerySet[ModelAlias]:
+    """Return all aliases with their deployments, by name."""
+    return ModelAlias.objects.select_related("deployment").order_by("name")
+
+
+def alias(name: str) -> ModelAlias:
+    """Return the alias called `name`. Raises Problem 404 `alias_unknown`."""
+    found = aliases().filter(pk=name).first()
+    if found is None:
+        raise Problem(
+            404, "alias_unknown", f"There is no alias {name}; see GET /api/v1/model-aliases/."
         )
     return found
 
@@ -107,14 +160,19 @@ def marks() -> Marks:
 
 
 def served(now: datetime) -> Served:
-    """Return everything that any gateway may need: three queries and one for new revisions."""
+    """Return everything that any gateway may need: five queries and one for new revisions."""
     replicas = defaultdict(list)
     for row in _replica_rows():
         replicas[row.deployment_id].append(row)
     models = (_model(row, replicas[row.pk]) for row in _deployment_rows())
+    keys = list(_usable_keys(now))
+    spent = spending([key.pk for key in keys if budget_of(key).is_set], now)
     return Served(
         models=tuple(model for model in models if model is not None),
-        keys=tuple(_key_route(row) for row in _usable_keys(now)),
+        keys=tuple(_key_route(row, spent.get(row.pk, Spending()), now) for row in keys),
+        aliases=tuple(
+            ServedAlias(name=row.name, deployment=row.deployment.name) for row in aliases()
+        ),
     )
 
 
@@ -224,7 +282,9 @@ def _usable_keys(now: datetime) -> QuerySet[ApiKey]:
     )
 
 
-def _key_route(row: ApiKey) -> KeyRoute:
+def _key_route(row: ApiKey, spent: Spending, now: datetime) -> KeyRoute:
+    limit = budget_of(row)
+    state, resets_at = budget.state(limit, spent), budget.resets_at(limit, spent, now)
     return KeyRoute(
         id=str(row.pk),
         sha256=row.sha256,
@@ -234,6 +294,9 @@ def _key_route(row: ApiKey) -> KeyRoute:
         max_in_flight=row.max_in_flight,
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
         tenant=f"user-{row.owner_id}",
+        budget_exhausted=state is BudgetState.EXHAUSTED,
+        budget_low=state is BudgetState.LOW,
+        budget_resets_at=resets_at.timestamp() if resets_at else None,
     )
 
 

@@ -52,11 +52,19 @@ class ServedModel(Message, frozen=True, kw_only=True):
     wake: Wake | None
 
 
+class ServedAlias(Message, frozen=True, kw_only=True):
+    """Another public name of a deployment."""
+
+    name: str
+    deployment: str
+
+
 class Served(Message, frozen=True, kw_only=True):
     """All that the routing tables of all gateways are made from."""
 
     models: tuple[ServedModel, ...]
     keys: tuple[KeyRoute, ...]
+    aliases: tuple[ServedAlias, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +82,18 @@ def digest(served: Served) -> str:
 
 def table(numbered: Numbered, host_name: str) -> RoutingTable:
     """Return the routing table for gateways on the host called `host_name`."""
+    served = numbered.served
+    by_name = {model.name: model for model in served.models}
+    # A deployment's own name always leads to it: an alias of the same name rests meanwhile.
+    names = {alias.name: alias.deployment for alias in served.aliases} | {n: n for n in by_name}
     return RoutingTable(
         revision=numbered.revision,
-        models={model.name: _route(model, host_name) for model in numbered.served.models},
-        keys=numbered.served.keys,
+        models={
+            name: _route(by_name[deployment], name, host_name)
+            for name, deployment in names.items()
+            if deployment in by_name
+        },
+        keys=served.keys,
     )
 
 
@@ -93,7 +109,7 @@ def eta(seconds: float | None) -> float | None:
     return float(-(-seconds // _ETA_STEP_SECONDS) * _ETA_STEP_SECONDS)
 
 
-def _route(model: ServedModel, host_name: str) -> ModelRoute:
+def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
     spec = model.spec
     routes = [_replica(replica, host_name) for replica in model.replicas]
     return ModelRoute(
@@ -103,7 +119,7 @@ def _route(model: ServedModel, host_name: str) -> ModelRoute:
         max_in_flight_per_replica=spec.max_in_flight,
         wakeable=model.wakeable,
         wake=model.wake,
-        upstream_name="" if model.name in spec.served_names else spec.served_names[0],
+        upstream_name="" if name in spec.served_names else spec.served_names[0],
         block_tokens=_block_tokens(spec),
         context_tokens=spec.settings.max_model_len,
         created_at=model.created_at,

@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from rest_framework import serializers
 
 from apps.lib.strict import StrictSerializer
 from apps.telemetry.queries import Series
+from apps.traffic import budget, queries
 from apps.traffic.actions import ANY_MODEL, KeyLimits
 from apps.traffic.bill import Basis, Bill, Line
-from apps.traffic.models import ApiKey
+from apps.traffic.budget import BudgetState, Spending
+from apps.traffic.models import ApiKey, ModelAlias
 from apps.traffic.usage import Group
 
 _LARGEST = 2**31 - 1
@@ -23,9 +26,29 @@ def _limit(help_text: str) -> serializers.IntegerField:
     )
 
 
+def _usd(help_text: str) -> serializers.DecimalField:
+    return serializers.DecimalField(
+        max_digits=12,
+        decimal_places=4,
+        min_value=Decimal("0.0001"),
+        required=False,
+        allow_null=True,
+        help_text=help_text,
+    )
+
+
 class KeySerializer(serializers.ModelSerializer[ApiKey]):
+    """A key; `context["spending"]` says what keys spent, by id."""
+
     owner = serializers.CharField(source="owner.username", default=None, allow_null=True)
     models = serializers.ListField(child=serializers.CharField(), source="allowed_models")
+    budget_usd_per_day = serializers.FloatField(allow_null=True)
+    budget_usd_per_month = serializers.FloatField(allow_null=True)
+    budget_state = serializers.SerializerMethodField(
+        help_text="`none`, `ok`, `low` (80 % is spent), `exhausted` (requests are refused)."
+    )
+    spent_today_usd = serializers.SerializerMethodField(help_text="Of a day in UTC.")
+    spent_this_month_usd = serializers.SerializerMethodField(help_text="Of a month in UTC.")
 
     class Meta:
         model = ApiKey
@@ -38,12 +61,33 @@ class KeySerializer(serializers.ModelSerializer[ApiKey]):
             "rpm",
             "tpm",
             "max_in_flight",
+            "budget_usd_per_day",
+            "budget_usd_per_month",
+            "budget_state",
+            "spent_today_usd",
+            "spent_this_month_usd",
             "created_at",
             "expires_at",
             "revoked_at",
             "last_used_at",
         ]
         read_only_fields = fields
+
+    def get_budget_state(self, key: ApiKey) -> BudgetState:
+        """Return how much of the budget is left."""
+        return budget.state(queries.budget_of(key), self._spent(key))
+
+    def get_spent_today_usd(self, key: ApiKey) -> float:
+        """Return what it spent since midnight."""
+        return float(self._spent(key).today_usd)
+
+    def get_spent_this_month_usd(self, key: ApiKey) -> float:
+        """Return what it spent since the first."""
+        return float(self._spent(key).this_month_usd)
+
+    def _spent(self, key: ApiKey) -> Spending:
+        spent: Spending = self.context.get("spending", {}).get(key.pk, Spending())
+        return spent
 
 
 class MadeKeySerializer(KeySerializer):
@@ -59,16 +103,18 @@ class KeyPatchSerializer(StrictSerializer):
 
     name = serializers.CharField(max_length=80, required=False, help_text="What it is for.")
     models = serializers.ListField(
-        child=serializers.CharField(max_length=63),
+        child=serializers.CharField(max_length=200),
         allow_empty=False,
         max_length=100,
         required=False,
-        help_text='Names of deployments it may use; `["*"]` is all.',
+        help_text='Names of deployments and aliases it may use; `["*"]` is all.',
     )
     rpm = _limit("Requests per minute.")
     tpm = _limit("Tokens per minute.")
     max_in_flight = _limit("Requests at the same time.")
     expires_at = serializers.DateTimeField(required=False, allow_null=True)
+    budget_usd_per_day = _usd("What it may spend in a day of UTC; beyond it requests are refused.")
+    budget_usd_per_month = _usd("The same for a month of UTC.")
 
     def limits_over(self, old: KeyLimits) -> KeyLimits:
         """Return `old` with what was sent instead."""
@@ -82,11 +128,30 @@ class KeyPatchSerializer(StrictSerializer):
 class NewKeySerializer(KeyPatchSerializer):
     name = serializers.CharField(max_length=80, help_text="What it is for.")
     models = serializers.ListField(
-        child=serializers.CharField(max_length=63),
+        child=serializers.CharField(max_length=200),
         allow_empty=False,
         max_length=100,
         default=[ANY_MODEL],
-        help_text='Names of deployments it may use; `["*"]` is all.',
+        help_text='Names of deployments and aliases it may use; `["*"]` is all.',
+    )
+
+
+class AliasSerializer(serializers.ModelSerializer[ModelAlias]):
+    deployment = serializers.CharField(source="deployment.name")
+
+    class Meta:
+        model = ModelAlias
+        fields = ["name", "deployment", "created_by", "created_at"]
+        read_only_fields = fields
+
+
+class AliasPatchSerializer(StrictSerializer):
+    deployment = serializers.CharField(max_length=63, help_text="Where requests for it go.")
+
+
+class NewAliasSerializer(AliasPatchSerializer):
+    name = serializers.CharField(
+        max_length=200, help_text="The name clients send as `model`, such as `gpt-4o`."
     )
 
 

@@ -7,6 +7,8 @@ from apps.traffic import api
 api_patterns: list[URLPattern] = [
     path("api-keys/", api.KeyList.as_view(), name="api-keys-list"),
     path("api-keys/<uuid:key_id>/", api.KeyDetail.as_view(), name="api-keys-detail"),
+    path("model-aliases/", api.AliasList.as_view(), name="model-aliases-list"),
+    path("model-aliases/<path:name>/", api.AliasDetail.as_view(), name="model-aliases-detail"),
     path("usage/", api.UsageList.as_view(), name="usage-list"),
     path(
         "deployments/<str:name>/metrics/",

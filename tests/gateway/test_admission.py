@@ -180,7 +180,7 @@ class TestKeys:
             key(),
             key("sk-old", expires_at=time.time() - 1),
             key("sk-other", models=["n"]),
-            key("sk-poor", budget_exhausted=True),
+            key("sk-poor", budget_exhausted=True, budget_resets_at=time.time() + 3600),
         ]
         async with running() as up, gateway(tmp_path, table({"m": model(up)}, *keys)) as gw:
             client = await gw.client()
@@ -189,6 +189,30 @@ class TestKeys:
 
             assert answer.status == status
             assert len(up.asked) == (status == 200)
+
+    async def test_hear_that_their_budget_ends_and_when_it_begins_anew(self, tmp_path):
+        keys = [
+            key("sk-low", budget_low=True),
+            key("sk-poor", budget_exhausted=True, budget_resets_at=time.time() + 3600),
+        ]
+        async with running() as up, gateway(tmp_path, table({"m": model(up)}, *keys)) as gw:
+            low, poor = await gw.chat(key="sk-low"), await gw.chat(key="sk-poor")
+
+            assert (low.status, low.headers["x-hearth-budget"]) == (200, "low")
+            assert (poor.status, poor.error["code"]) == (429, "insufficient_quota")
+            assert 3590 < int(poor.headers["retry-after"]) <= 3600
+
+    async def test_for_a_deployment_are_good_for_its_aliases(self, tmp_path):
+        keys = [key("sk-m", models=["m"]), key("sk-alias", models=["alias"])]
+        async with running() as up:
+            models = {"m": model(up), "alias": model(up)}
+            async with gateway(tmp_path, table(models, *keys)) as gw:
+                asks = [(secret, name) for secret in ("sk-m", "sk-alias") for name in models]
+                answers = [await gw.chat({**CHAT, "model": m}, key=secret) for secret, m in asks]
+                listing = await gw.get("/v1/models", key="sk-alias")
+
+            assert [answer.status for answer in answers] == [200, 200, 403, 200]
+            assert [entry["id"] for entry in listing.json["data"]] == ["alias"]
 
     async def test_are_told_which_models_they_may_use(self, tmp_path):
         keys = [key(models=["m", "n"])]

@@ -1,6 +1,8 @@
 """API keys: make one (its secret is shown once), limit it, revoke it."""
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
 from http import HTTPStatus
 from uuid import UUID
 
@@ -19,8 +21,9 @@ from apps.dashboard.forms import KeyForm
 from apps.deployments.models import Deployment
 from apps.lib import addresses, clock
 from apps.lib.problems import Problem
-from apps.traffic import actions, queries
+from apps.traffic import actions, budget, queries
 from apps.traffic.actions import ANY_MODEL, KeyLimits
+from apps.traffic.budget import BudgetState, Spending
 from apps.traffic.models import ApiKey
 
 
@@ -49,6 +52,8 @@ def _make(form: KeyForm, user: User) -> tuple[ApiKey, str]:
         rpm=given["rpm"],
         tpm=given["tpm"],
         max_in_flight=given["max_in_flight"],
+        budget_usd_per_day=given["budget_usd_per_day"],
+        budget_usd_per_month=given["budget_usd_per_month"],
         expires_at=now + timedelta(days=given["days"]) if given["days"] else None,
     )
     return actions.create_key(
@@ -68,16 +73,61 @@ def _list(
     base = addresses.gateway_url(
         request.get_host(), settings.GATEWAY_ADDR, secure=request.is_secure()
     )
+    now = clock.now()
     context = {
-        "keys": list(_found(q)),
+        "keys": _rows(_found(q), now),
         "q": q,
         "form": form,
         "made": made,
         "secret": secret,
         "base": base,
-        "now": clock.now(),
+        "now": now,
     }
     return shell.page(request, "keys", context, title="API keys", status=status)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a key spent of one of its budgets."""
+
+    usd: Decimal
+    limit_usd: Decimal
+    period: str
+
+    @property
+    def is_low(self) -> bool:
+        return self.usd >= self.limit_usd * budget.LOW_RATIO
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRow:
+    """One key and what it spent of its budgets."""
+
+    key: ApiKey
+    budgets: list[Spent]
+    is_exhausted: bool
+
+
+def _rows(keys: QuerySet[ApiKey], now: datetime) -> list[KeyRow]:
+    found = list(keys)
+    spent = queries.spending([key.pk for key in found], now)
+    return [_row(key, spent[key.pk]) for key in found]
+
+
+def _row(key: ApiKey, spent: Spending) -> KeyRow:
+    limits = (
+        (spent.today_usd, key.budget_usd_per_day, "day"),
+        (spent.this_month_usd, key.budget_usd_per_month, "month"),
+    )
+    return KeyRow(
+        key=key,
+        budgets=[
+            Spent(usd=usd, limit_usd=limit, period=period)
+            for usd, limit, period in limits
+            if limit is not None
+        ],
+        is_exhausted=budget.state(queries.budget_of(key), spent) is BudgetState.EXHAUSTED,
+    )
 
 
 def _found(q: str) -> QuerySet[ApiKey]:

@@ -72,13 +72,13 @@ def index(request: HttpRequest) -> HttpResponse:
     span = span if span in RANGES else "7d"
     by = request.GET.get("by", "")
     group = Group(by) if by in {group.value for group in GROUPS} else Group.DEPLOYMENT
-    which = UsageFilter(since=now - RANGES[span], until=now)
+    which = UsageFilter(since=now - RANGES[span])
     rows = _rows(group, which)
     step = Group.HOUR if span == "24h" else Group.DAY
     context = {
         "rows": sorted(rows, key=lambda row: -row.usd)[:MOST_ROWS] if group != Group.DAY else rows,
         "total": _total(rows),
-        "bars": _bars(step, which),
+        "bars": _bars(step, which, now),
         "by_hour": step is Group.HOUR,
         "group": group,
         "groups": GROUPS,
@@ -90,7 +90,7 @@ def index(request: HttpRequest) -> HttpResponse:
 
 
 def _rows(group: Group, which: UsageFilter) -> list[Row]:
-    found = list(usage.grouped(group, which))
+    found = usage.grouped(group, which)
     ids = [one["value"] for one in found if one["value"] is not None]
     names = usage.key_names(ids) if group is Group.KEY else {}
     return [_row(one, _label(one["value"], names)) for one in found]
@@ -126,10 +126,10 @@ def _total(rows: Sequence[Row]) -> Row:
     )
 
 
-def _bars(step: Group, which: UsageFilter) -> list[Bar]:
+def _bars(step: Group, which: UsageFilter, now: datetime) -> list[Bar]:
     """Return one bar for each hour or day of the range, also for those without requests."""
     found = {one["value"]: _row(one, "") for one in usage.grouped(step, which)}
-    starts = _starts(step, which)
+    starts = _starts(step, which.since, now)
     rows = [found.get(at) or _total([]) for at in starts]
     top = max((row.prompt_tokens + row.output_tokens for row in rows), default=0) or 1
     width = 100 / len(starts)
@@ -147,13 +147,13 @@ def _bars(step: Group, which: UsageFilter) -> list[Bar]:
     ]
 
 
-def _starts(step: Group, which: UsageFilter) -> list[datetime]:
+def _starts(step: Group, since: datetime, now: datetime) -> list[datetime]:
     hourly = step is Group.HOUR
     width = timedelta(hours=1) if hourly else timedelta(days=1)
-    at = which.since.replace(minute=0, second=0, microsecond=0)
+    at = since.replace(minute=0, second=0, microsecond=0)
     at = at if hourly else at.replace(hour=0)
     starts = []
-    while at < which.until:
+    while at < now:
         starts.append(at)
         at += width
     return starts

@@ -7,7 +7,8 @@ import pytest
 from apps.accounts.models import User
 from apps.deployments.models import Deployment
 from apps.fleet.models import DefaultPrice, Host, JoinToken
-from apps.traffic.models import ApiKey
+from apps.lib import clock
+from apps.traffic.models import ApiKey, UsageHour
 from tests.apps.dashboard import factories
 
 SLUG = "smollm2-135m-instruct"
@@ -217,6 +218,19 @@ class TestKeys:
         key = ApiKey.objects.get()
         assert key.allowed_models == ["smol"]
         assert key.expires_at is not None
+
+    def test_a_key_shows_what_is_left_of_its_budget(self, signed_in):
+        signed_in.post("/keys/", {"name": "bot", "budget_usd_per_month": "10"})
+        hour = clock.now().replace(minute=0, second=0, microsecond=0)
+        UsageHour.objects.create(
+            hour=hour, day=hour.date(), key=str(ApiKey.objects.get().pk), requests=1,
+            revision=1, prompt_tokens=1, cached_tokens=0, output_tokens=1, cost_usd=12,
+        )  # fmt: skip
+
+        text = text_of(signed_in.get("/keys/"))
+
+        assert "$12.00 of $10.00 a month" in text
+        assert "used up" in text
 
     def test_a_wrong_field_is_told_beside_it(self, signed_in):
         response = signed_in.post("/keys/", {"name": "", "rpm": "0"})

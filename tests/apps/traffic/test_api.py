@@ -1,32 +1,38 @@
 """Keys, usage, metrics and cost over REST."""
 
-from datetime import timedelta
+import random
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import uuid4
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.urls import include, path
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.validation import validate_schema
 from rest_framework.test import APIClient
 
-from apps.accounts.models import AuditEntry
+from apps.accounts.models import AuditEntry, User
 from apps.accounts.states import Role
-from apps.deployments.models import Event
+from apps.deployments.models import Deployment, Event
 from apps.lib import clock, secrets
-from apps.traffic import actions, keys, ledger, queries
-from apps.traffic.models import ApiKey
+from apps.traffic import actions, budget, keys, ledger, queries, rollup, usage
+from apps.traffic.models import ApiKey, UsageHour
 from apps.traffic.urls import api_patterns
+from apps.traffic.usage import Group, UsageFilter
 from gateway.wire import Outcome, UsageBatch, UsageRecord
 from tests.apps.traffic import world
 
 pytestmark = pytest.mark.django_db
 
 KEYS = "/api/v1/api-keys/"
+ALIASES = "/api/v1/model-aliases/"
 
 
 def client(role=Role.OPERATOR) -> APIClient:
     answer = APIClient()
-    answer.force_authenticate(world.user(f"the-{role}", role))
+    name = f"the-{role}"
+    answer.force_authenticate(User.objects.filter(username=name).first() or world.user(name, role))
     return answer
 
 
@@ -49,6 +55,11 @@ def record(admitted_at, **fields) -> UsageRecord:
         "status": 200,
     }
     return UsageRecord(**(values | fields))
+
+
+async def whole(response) -> bytes:
+    """Return a streamed file as a server would send it."""
+    return b"".join([part async for part in response])
 
 
 class TestKeys:
@@ -161,10 +172,160 @@ class TestKeys:
         for number in range(12):
             api.post(KEYS, {"name": str(number)}, format="json")
 
-        with django_assert_num_queries(2):
+        with django_assert_num_queries(3):
             page = api.get(KEYS, {"page_size": 10}).json()
 
         assert (page["count"], len(page["results"])) == (12, 10)
+
+
+class TestBudgets:
+    def arrange(self, spent_usd: str, **budget: str) -> str:
+        """Return the id of a key that spent so much just now."""
+        made = client().post(KEYS, {"name": "ci", **budget}, format="json").json()
+        world.deployment()
+        host = world.host(price_per_hour_usd=Decimal(spent_usd) * 4)
+        replica = world.replica(Deployment.objects.get(), host)
+        begin = clock.now() - timedelta(seconds=3600)
+        records(
+            record(begin, key_id=made["id"], replica=str(replica.pk), total_seconds=3600.0),
+            now=clock.now(),
+        )
+        return made["id"]
+
+    def route(self, now=None):
+        (route,) = queries.routing_table("", now or clock.now()).keys
+        return route
+
+    @pytest.mark.parametrize(
+        ("spent_usd", "state", "low", "exhausted"),
+        [("5", "ok", False, False), ("8", "low", True, False), ("10", "exhausted", False, True)],
+    )
+    def test_reach_the_gateway_as_a_state(self, spent_usd, state, low, exhausted):
+        key = self.arrange(spent_usd, budget_usd_per_month="10")
+
+        shown = client(Role.VIEWER).get(f"{KEYS}{key}/").json()
+
+        assert (shown["budget_state"], shown["spent_this_month_usd"]) == (state, float(spent_usd))
+        assert (self.route().budget_low, self.route().budget_exhausted) == (low, exhausted)
+
+    def test_begin_anew_with_the_day_and_the_month(self):
+        self.arrange("10", budget_usd_per_day="4", budget_usd_per_month="20")
+        now = clock.now()
+        tomorrow = budget.day_start(now) + timedelta(days=1, minutes=1)
+
+        assert self.route(now).budget_exhausted
+        assert self.route(now).budget_resets_at == (tomorrow - timedelta(minutes=1)).timestamp()
+        assert not self.route(tomorrow).budget_exhausted
+
+    def test_the_tighter_one_counts(self):
+        self.arrange("10", budget_usd_per_day="100", budget_usd_per_month="5")
+
+        following = budget.month_start(budget.month_start(clock.now()) + timedelta(days=32))
+        assert self.route().budget_exhausted
+        assert self.route().budget_resets_at == following.timestamp()
+
+    @pytest.mark.parametrize(
+        ("spent_usd", "rings"), [("5", 0), ("9", 1)], ids=["far from the end", "near the end"]
+    )
+    def test_gateways_are_told_when_a_state_changes(self, spent_usd, rings, monkeypatch):
+        rung = []
+        monkeypatch.setattr(ledger.doorbell, "ring", lambda *topics: rung.append(topics))
+
+        self.arrange(spent_usd, budget_usd_per_month="10")
+
+        assert len([topics for topics in rung if topics == ("table",)]) == rings + 1  # + the key's
+
+    def test_may_be_changed_and_taken_away(self):
+        api = client()
+        made = api.post(KEYS, {"name": "ci", "budget_usd_per_day": 2.5}, format="json").json()
+
+        changed = api.patch(f"{KEYS}{made['id']}/", {"budget_usd_per_day": None}, format="json")
+
+        assert (made["budget_usd_per_day"], made["budget_state"]) == (2.5, "ok")
+        assert (changed.json()["budget_usd_per_day"], changed.json()["budget_state"]) == (
+            None,
+            "none",
+        )
+
+    @pytest.mark.parametrize("usd", [0, -1, "much"])
+    def test_must_be_money(self, usd):
+        answer = client().post(KEYS, {"name": "ci", "budget_usd_per_day": usd}, format="json")
+
+        assert answer.status_code == 400
+        assert answer.json()["detail"].startswith("budget_usd_per_day")
+
+
+class TestAliases:
+    def make(self, name="gpt-4o", deployment="smol"):
+        return client().post(ALIASES, {"name": name, "deployment": deployment}, format="json")
+
+    def test_lead_to_their_deployment_under_its_engines_name(self):
+        world.replica(world.deployment("smol"), world.host())
+
+        made = self.make("vendor/gpt-4o")
+
+        models = queries.routing_table("alpha", world.NOW).models
+        assert made.status_code == 201
+        assert models["vendor/gpt-4o"].deployment == "smol"
+        assert models["vendor/gpt-4o"].upstream_name == "smol"
+        assert models["vendor/gpt-4o"].replicas == models["smol"].replicas
+
+    def test_may_be_pointed_elsewhere_and_deleted(self):
+        world.deployment("smol")
+        world.deployment("big")
+        self.make()
+        api = client()
+
+        moved = api.patch(f"{ALIASES}gpt-4o/", {"deployment": "big"}, format="json")
+        table = queries.routing_table("", world.NOW)
+        assert api.delete(f"{ALIASES}gpt-4o/").status_code == 204
+
+        assert (moved.json()["deployment"], table.models["gpt-4o"].deployment) == ("big", "big")
+        assert "gpt-4o" not in queries.routing_table("", world.NOW).models
+        assert api.get(f"{ALIASES}gpt-4o/").json()["code"] == "alias_unknown"
+        assert list(
+            AuditEntry.objects.filter(target="gpt-4o").order_by("id").values_list("action", flat=1)
+        ) == ["model_alias.created", "model_alias.changed", "model_alias.deleted"]
+
+    @pytest.mark.parametrize(
+        ("name", "deployment", "status", "field"),
+        [
+            ("smol", "smol", 409, "name"),
+            ("taken", "smol", 409, "name"),
+            ("-x", "smol", 400, "name"),
+            ("a b", "smol", 400, "name"),
+            ("new", "no-such", 400, "deployment"),
+        ],
+    )
+    def test_that_cannot_be_are_refused_by_field(self, name, deployment, status, field):
+        world.deployment("smol")
+        self.make("taken")
+
+        answer = self.make(name, deployment)
+
+        assert answer.status_code == status
+        assert answer.json()["detail"].startswith(field)
+
+    def test_give_way_to_a_deployment_of_their_name(self):
+        world.deployment("smol")
+        self.make("later")
+        world.deployment("later")
+
+        assert queries.routing_table("", world.NOW).models["later"].deployment == "later"
+
+    def test_may_be_all_that_a_key_may_use(self):
+        world.deployment("smol")
+        self.make()
+
+        made = client().post(KEYS, {"name": "ci", "models": ["gpt-4o"]}, format="json")
+
+        assert made.status_code == 201
+
+    def test_a_viewer_reads_but_does_not_write(self):
+        api = client(Role.VIEWER)
+
+        assert api.get(ALIASES).json()["count"] == 0
+        assert api.post(ALIASES, {"name": "x", "deployment": "y"}).status_code == 403
 
 
 class TestPlaygroundKey:
@@ -270,7 +431,7 @@ class TestUsage:
 
         response = self.ask(format="csv")
 
-        lines = response.content.decode().splitlines()
+        lines = async_to_sync(whole)(response).decode().splitlines()
         assert response["content-type"].startswith("text/csv")
         assert lines[0].startswith("group,label,requests,failed,prompt_tokens")
         assert len(lines) == 3
@@ -286,6 +447,83 @@ class TestUsage:
     )
     def test_refuses_a_question_that_makes_no_sense(self, query):
         assert self.ask(**query).status_code == 400
+
+
+class TestHours:
+    """Questions are answered from hourly sums; they must be what the rows themselves add up to."""
+
+    START = datetime(2026, 11, 20, 10, 0, tzinfo=UTC)
+    SPANS = ((0, 3000), (15, 40), (59, 61), (60, 180), (61, 121), (7, 2345), (100, None))
+    """Minutes after START; None: no end."""
+
+    def arrange(self) -> list[datetime]:
+        chance = random.Random(7)
+        moments = [self.START + timedelta(minutes=chance.uniform(0, 3000)) for _ in range(150)]
+        for part in (range(40), range(40, 150)):
+            records(*(self.one(n, moments[n]) for n in part))
+        return moments
+
+    def one(self, n: int, at: datetime) -> UsageRecord:
+        outcome = Outcome.FAILED if n % 3 == 0 else Outcome.COMPLETED
+        return record(at, deployment="ab"[n % 2], cached_tokens=[None, 5][n % 2], outcome=outcome)
+
+    def test_add_up_to_the_rows_of_any_span(self):
+        moments = self.arrange()
+        wrong = [
+            (group, span)
+            for group in Group
+            for span in self.SPANS
+            if not self.is_right(group, self.filter(*span), moments)
+        ]
+
+        assert wrong == []
+
+    def filter(self, since: int, until: int | None) -> UsageFilter:
+        end = None if until is None else self.START + timedelta(minutes=until)
+        return UsageFilter(since=self.START + timedelta(minutes=since), until=end)
+
+    def is_right(self, group: Group, which: UsageFilter, moments: list[datetime]) -> bool:
+        wanted = {
+            n: at
+            for n, at in enumerate(moments)
+            if which.since <= at and (which.until is None or at < which.until)
+        }
+        rows = usage.grouped(group, which)
+        values = [row["value"] for row in rows]
+        hours = sorted({rollup.hour_of(at) for at in wanted.values()})
+        return (
+            sum(row["requests"] for row in rows) == len(wanted)
+            and sum(row["prompt"] for row in rows) == 100 * len(wanted)
+            and sum(row["cached"] for row in rows) == 5 * sum(n % 2 for n in wanted)
+            and sum(row["failed"] for row in rows) == sum(n % 3 == 0 for n in wanted)
+            and len(set(values)) == len(values)
+            and (group is not Group.HOUR or values == hours)
+        )
+
+    def test_cost_few_queries_however_many_rows_there_are(self, django_assert_max_num_queries):
+        self.arrange()
+        which = UsageFilter(since=self.START + timedelta(minutes=7), until=clock.now())
+
+        with django_assert_max_num_queries(3):
+            usage.grouped(Group.DAY, which)
+
+    def test_know_one_key_and_one_deployment(self):
+        self.arrange()
+        key = uuid4()
+        records(record(self.START, key_id=str(key), deployment="a"))
+
+        of_b = usage.grouped(Group.KEY, UsageFilter(since=self.START, deployment="b"))
+        of_key = usage.grouped(Group.KEY, UsageFilter(since=self.START, key=key))
+
+        assert [(row["value"], row["requests"]) for row in of_b] == [(None, 75)]
+        assert [(row["value"], row["requests"]) for row in of_key] == [(key, 1)]
+
+    def test_a_record_that_comes_again_counts_once(self):
+        one = record(self.START)
+        records(one)
+        records(one)
+
+        assert UsageHour.objects.get().requests == 1
 
 
 class TestCost:
