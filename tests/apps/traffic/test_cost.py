@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apps.fleet.prices import share_of_host
@@ -45,6 +45,7 @@ class TestSplit:
 
         assert costs["output"] > costs["prompt"] > costs["cached"] > 0
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
     @given(st.lists(intervals, max_size=8), st.lists(intervals, min_size=1, max_size=8))
     def test_batches_in_any_cut_add_up_to_the_busy_time(self, known, new):
         requests = [served(str(n), interval) for n, interval in enumerate(new)]
