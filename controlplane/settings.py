@@ -170,6 +170,7 @@ SPECTACULAR_SETTINGS = {
         "DeviceEnum": ["cpu", "cuda"],
         "DeploymentPhaseEnum": "apps.deployments.serializers.DEPLOYMENT_PHASES",
         "ReplicaPhaseEnum": "apps.deployments.serializers.REPLICA_PHASES",
+        "RolloutStrategyEnum": "apps.deployments.rollout_shapes.STRATEGIES",
     },
 }
 

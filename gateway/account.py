@@ -22,6 +22,7 @@ class Ending(msgspec.Struct, gc=False):
     error: str
     replica: str
     revision: int
+    failed_revisions: tuple[int, ...]
     first_at: float
     """When the first byte of a stream came (monotonic); 0 = it never did, or no stream."""
     usage: Usage | None
@@ -124,6 +125,7 @@ class Account:
             retries=ending.retries,
             parent_id=opened.parent_id,
             revision=ending.revision,
+            failed_revisions=ending.failed_revisions,
         )
 
     def _count(self, record: UsageRecord) -> None:

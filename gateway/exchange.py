@@ -41,6 +41,7 @@ class Exchange:
     replica: Replica | None = None
     _last_replica_id = ""
     _last_revision = 0
+    _failed_revisions: tuple[int, ...] = ()
     _uncached_tokens = 0
     _is_prefilled = False
     _tried: tuple[str, ...] = ()
@@ -293,6 +294,7 @@ class Exchange:
         if not others and was_sent:
             self._fail(reason)
             return
+        self._failed_revisions += (replica.route.revision,)
         self._retries += 1
         self.deployment.tally.retried += 1
         self._is_second_connection = False
@@ -375,6 +377,7 @@ class Exchange:
             error=error,
             replica=self._last_replica_id,
             revision=self._last_revision,
+            failed_revisions=self._failed_revisions,
             first_at=relay.first_at if isinstance(relay, Streamed) else 0.0,
             usage=relay.usage if relay is not None else None,
             chunks=relay.chunks if relay is not None else 0,

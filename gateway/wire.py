@@ -185,6 +185,8 @@ class UsageRecord(Message, frozen=True, kw_only=True):
     """What the client calls the request; for a shadow the id of the request it copies."""
     revision: int = 0
     """Of the deployment; 0 = not known."""
+    failed_revisions: tuple[int, ...] = ()
+    """Of the replicas that failed it before another took it."""
 
 
 class UsageBatch(Message, frozen=True, kw_only=True):

@@ -66,7 +66,7 @@ def deployment(name: str) -> Seen:
 
 
 def _seen(rows: list[Deployment]) -> list[Seen]:
-    newest = [row.all_revisions[-1] for row in rows]  # type: ignore[attr-defined]
+    newest = [deployment_queries.target_of(row) for row in rows]
     limits = dict(
         Revision.objects.filter(pk__in=[revision.pk for revision in newest]).values_list(
             "pk", "spec__max_in_flight"

@@ -4,6 +4,7 @@ Every function raises `Problem` with a code and a sentence that names the field 
 refused order leaves nothing behind. The reconciler does the rest.
 """
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,17 @@ from django.db.models import F, Max
 
 from agents.wire import EngineSpec
 from apps.accounts.actions import audit
-from apps.deployments import naming, observed, recipes
+from apps.deployments import (
+    conflicts,
+    differences,
+    naming,
+    observed,
+    queries,
+    recipes,
+    rollout_policy,
+    rollouts,
+)
+from apps.deployments.differences import Difference
 from apps.deployments.models import (
     Decision,
     Deployment,
@@ -23,7 +34,9 @@ from apps.deployments.models import (
     ScalingPolicy,
 )
 from apps.deployments.orders import Change, NewDeployment
+from apps.deployments.presenting import SCALING_FIELDS
 from apps.deployments.recipes import Recipe
+from apps.deployments.rollout_policy import RolloutPolicy
 from apps.deployments.scaling_checks import checked_scaling
 from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
@@ -41,14 +54,18 @@ def create(order: NewDeployment, *, actor: str, now: datetime) -> Deployment:
     422 `does_not_fit`.
     """
     recipe = recipes.cook(order)
+    policy = rollouts.checked(order.rollout, RolloutPolicy())
     scaling = checked_scaling(order.scaling, ScalingPolicy())
     if order.name is not None:
         naming.check(order.name)
     with transaction.atomic():
         deployment = _insert(order, recipe, actor, now)
+        Deployment.objects.filter(pk=deployment.pk).update(rollout=policy)
+        deployment.rollout = policy
         scaling.deployment = deployment
         scaling.save(force_insert=True)
-        _add_revision(deployment, recipe, order.engine, actor, now)
+        first = _add_revision(deployment, recipe, order.engine, actor, now)
+        rollouts.begin(deployment, first, actor=actor, now=now, is_way_back=False)
         Decision.objects.create(
             deployment=deployment,
             created_at=now,
@@ -56,39 +73,82 @@ def create(order: NewDeployment, *, actor: str, now: datetime) -> Deployment:
             reason=recipe.reason,
             inputs=recipe.inputs,
         )
-        _note(deployment, "created", f"{deployment.name} was ordered: {recipe.reason}", actor, now)
+        note(
+            deployment,
+            "created",
+            f"{deployment.name} was ordered: {recipe.reason}",
+            actor=actor,
+            now=now,
+        )
     return deployment
 
 
 def change(deployment: Deployment, *, patch: Change, actor: str, now: datetime) -> Deployment:
-    """Apply `patch`: new scaling at once, new engine settings as a new revision.
+    """Apply `patch`: new engine settings as a new revision that rolls out, all else at once.
 
-    Raises Problem 412 `changed_meanwhile` when `if_generation` is not the newest one.
+    Raises Problem `changed_meanwhile` (412, or as the patch says) with what has changed when
+    `if_generation` is not the newest one.
     """
-    latest = deployment.revisions.latest("number")
+    conflicts.check(deployment, patch.if_generation, patch.conflict_status)
+    latest = queries.target_revision(deployment)
     recipe = recipes.recook(deployment, latest, patch) if _changes_engine(patch) else None
+    before = wishes_of(deployment)
     with transaction.atomic():
-        _bump(deployment, patch.if_generation)
-        if patch.scaling is not None:
-            checked_scaling(patch.scaling, deployment.scaling).save()
+        bump(deployment, patch.if_generation, patch.conflict_status)
+        _set_wishes(deployment, patch)
+        changes = differences.between(before, wishes_of(deployment))
         if recipe is not None and recipe.spec != msgspec.convert(latest.spec, EngineSpec):
             wanted = latest.settings if patch.engine is None else patch.engine
-            _add_revision(deployment, recipe, wanted, actor, now)
-        _note(deployment, "changed", f"{deployment.name} was changed", actor, now)
+            made = _add_revision(deployment, recipe, wanted, actor, now)
+            rollouts.begin(deployment, made, actor=actor, now=now, is_way_back=False)
+            changes += differences.between(
+                differences.flat_spec(latest.variant, latest.spec),
+                differences.flat_spec(made.variant, made.spec),
+            )
+        said = differences.words(changes) or "nothing differs"
+        message = f"{deployment.name} was changed: {said}"
+        note(deployment, "changed", message, actor=actor, now=now, changes=changes)
     deployment.refresh_from_db()
     return deployment
+
+
+def wishes_of(deployment: Deployment) -> dict[str, Any]:
+    """Return what people want beside the revision, flat: `scaling.min_replicas` and so on."""
+    scaling = {name: getattr(deployment.scaling, name) for name in SCALING_FIELDS}
+    return differences.flat(
+        {
+            "scaling": scaling,
+            "rollout": rollout_policy.to_json(rollouts.policy_of(deployment)),
+            "placement": deployment.placement,
+            "resources": deployment.resources,
+        }
+    )
+
+
+def _set_wishes(deployment: Deployment, patch: Change) -> None:
+    """Write what is no part of a revision. Raises Problem 400 naming the field."""
+    if patch.scaling is not None:
+        checked_scaling(patch.scaling, deployment.scaling).save()
+    if patch.rollout is not None:
+        deployment.rollout = rollouts.checked(patch.rollout, rollouts.policy_of(deployment))
+    if patch.placement is not None:
+        deployment.placement = recipes.placement_json(patch.placement)
+    if patch.resources is not None:
+        deployment.resources = asdict(patch.resources)
+    deployment.save(update_fields=["rollout", "placement", "resources"])
 
 
 def start(deployment: Deployment, *, actor: str, now: datetime) -> Deployment:
     """Want the deployment running again; at least one replica. Fine if it already runs."""
     with transaction.atomic():
         _set_desired(deployment, DesiredDeployment.RUNNING)
+        rollouts.begin_deadline_anew(deployment, now=now)
         ScalingPolicy.objects.filter(pk=deployment.pk, min_replicas=0).update(min_replicas=1)
         ScalingPolicy.objects.filter(pk=deployment.pk, max_replicas=0).update(max_replicas=1)
         Replica.objects.filter(deployment=deployment, phase=ReplicaPhase.FAILED).update(
             failures=0, retry_at=now
         )
-        _note(deployment, "started", f"{deployment.name} was started", actor, now)
+        note(deployment, "started", f"{deployment.name} was started", actor=actor, now=now)
     return deployment
 
 
@@ -96,7 +156,7 @@ def stop(deployment: Deployment, *, actor: str, now: datetime) -> Deployment:
     """Drain and stop every replica; the deployment stays and can be started again."""
     with transaction.atomic():
         _set_desired(deployment, DesiredDeployment.STOPPED)
-        _note(deployment, "stopped", f"{deployment.name} was stopped", actor, now)
+        note(deployment, "stopped", f"{deployment.name} was stopped", actor=actor, now=now)
     return deployment
 
 
@@ -104,35 +164,7 @@ def delete(deployment: Deployment, *, actor: str, now: datetime) -> None:
     """Drain and stop every replica, then remove the deployment. Fine if already ordered."""
     with transaction.atomic():
         _set_desired(deployment, DesiredDeployment.DELETED)
-        _note(deployment, "deleted", f"{deployment.name} is being deleted", actor, now)
-
-
-def rollback(deployment: Deployment, number: int, *, actor: str, now: datetime) -> Deployment:
-    """Make a new revision with the settings of revision `number`."""
-    old = deployment.revisions.filter(number=number).first()
-    if old is None:
-        known = ", ".join(str(n) for n in deployment.revisions.values_list("number", flat=True))
-        raise Problem(
-            404,
-            "unknown_revision",
-            f"revision: {deployment.name} has no revision {number}; it has {known}.",
-            extra={"field": "revision"},
-        )
-    with transaction.atomic():
-        _bump(deployment, None)
-        old.pk = None
-        old._state.adding = True
-        old.number = _next_number(deployment)
-        old.created_by, old.created_at = actor, now
-        old.save(force_insert=True)
-        _note(
-            deployment,
-            "rolled_back",
-            f"{deployment.name} goes back to revision {number} as revision {old.number}",
-            actor,
-            now,
-        )
-    return deployment
+        note(deployment, "deleted", f"{deployment.name} is being deleted", actor=actor, now=now)
 
 
 def restart_replica(replica: Replica, *, actor: str, now: datetime) -> None:
@@ -235,44 +267,73 @@ def _add_revision(
     )
 
 
+def copy_revision(deployment: Deployment, old: Revision, *, actor: str, now: datetime) -> Revision:
+    """Make a new revision with the settings of `old`."""
+    return Revision.objects.create(
+        deployment=deployment,
+        number=_next_number(deployment),
+        created_by=actor,
+        created_at=now,
+        **{
+            name: getattr(old, name)
+            for name in ("variant", "engine", "device", "task", "settings", "spec", "need")
+        },
+    )
+
+
 def _next_number(deployment: Deployment) -> int:
     newest = deployment.revisions.aggregate(newest=Max("number"))["newest"]
     return (newest or 0) + 1
 
 
 def _changes_engine(patch: Change) -> bool:
-    return patch.engine is not None or patch.variant is not None
+    return any(
+        wish is not None for wish in (patch.engine, patch.variant, patch.placement, patch.resources)
+    )
 
 
 def _set_desired(deployment: Deployment, desired: DesiredDeployment) -> None:
     if deployment.desired == DesiredDeployment.DELETED and desired != DesiredDeployment.DELETED:
         raise Problem(409, "being_deleted", f"{deployment.name} is being deleted; deploy it anew.")
-    _bump(deployment, None)
+    bump(deployment, None)
     Deployment.objects.filter(pk=deployment.pk).update(desired=desired)
     deployment.desired = desired
 
 
-def _bump(deployment: Deployment, if_generation: int | None) -> None:
+def bump(deployment: Deployment, if_generation: int | None, conflict_status: int = 412) -> None:
+    """Count one more change. Raises Problem `changed_meanwhile` if somebody else was first."""
     rows = Deployment.objects.filter(pk=deployment.pk)
     if if_generation is not None:
         rows = rows.filter(generation=if_generation)
     if not rows.update(generation=F("generation") + 1):
-        raise Problem(
-            412,
-            "changed_meanwhile",
-            f"{deployment.name} has changed since you read it; read it again and repeat.",
-        )
+        raise conflicts.problem(deployment, if_generation or 0, conflict_status)
     deployment.generation += 1
 
 
-def _note(deployment: Deployment, verb: str, message: str, actor: str, now: datetime) -> None:
+def note(
+    deployment: Deployment,
+    verb: str,
+    message: str,
+    *,
+    actor: str,
+    now: datetime,
+    changes: tuple[Difference, ...] = (),
+) -> None:
+    """Write event and audit entry of an order, and wake all who follow the deployment."""
+    told = [asdict(change) for change in changes]
     observed.record_event(
         at=now,
         kind=f"deployment.{verb}",
         message=message,
         actor=actor,
         deployment=deployment.name,
+        data={"generation": deployment.generation, "changes": told},
     )
-    audit(actor=actor, action=f"deployment.{verb}", target=deployment.name, data={})
+    audit(
+        actor=actor,
+        action=f"deployment.{verb}",
+        target=deployment.name,
+        data={"changes": told} if told else {},
+    )
     doorbell.ring(doorbell.CONTROLLER, doorbell.TABLE)
     live.publish(live.FLEET, "deployment", deployment=deployment.name)

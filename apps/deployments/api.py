@@ -21,7 +21,6 @@ from apps.deployments.serializers import (
     ListQuery,
     OrderInput,
     PlanOutput,
-    RollbackInput,
 )
 from apps.lib import clock
 from apps.lib.addresses import gateway_url
@@ -35,7 +34,7 @@ _IF_MATCH = OpenApiParameter(
     "If-Match",
     OpenApiTypes.STR,
     OpenApiParameter.HEADER,
-    description="The ETag that was read; 412 when somebody has changed the deployment since.",
+    description="The ETag that was read; 412, with what changed, when it is no longer the newest.",
 )
 _BEING_DELETED = OpenApiResponse(DeploymentOutput, "Accepted: it drains, stops, and then is gone.")
 
@@ -178,24 +177,4 @@ class DeploymentStop(IdempotentWrites, GenericAPIView[Deployment]):
     @extend_schema(operation_id="deployments_stop")
     def post(self, request: Request, name: str) -> Response:
         actions.stop(queries.get(name), actor=caller(request).username, now=clock.now())
-        return deployment_answer(request, name)
-
-
-@extend_schema(parameters=[NAME])
-class DeploymentRollback(IdempotentWrites, GenericAPIView[Deployment]):
-    """Make a new revision with the settings of an earlier one."""
-
-    serializer_class = DeploymentOutput
-    pagination_class = None
-
-    @extend_schema(operation_id="deployments_rollback", request=RollbackInput)
-    def post(self, request: Request, name: str) -> Response:
-        order = RollbackInput(data=request.data)
-        order.is_valid(raise_exception=True)
-        actions.rollback(
-            queries.get(name),
-            order.validated_data["revision"],
-            actor=caller(request).username,
-            now=clock.now(),
-        )
         return deployment_answer(request, name)

@@ -13,8 +13,8 @@ from apps.accounts.idempotency import IdempotentWrites
 from apps.accounts.states import Role
 from apps.deployments import actions, hosts, logs, queries
 from apps.deployments.api import NAME
-from apps.deployments.models import Decision, Event, Replica, Revision
-from apps.deployments.presenting import replica_row, revision_row
+from apps.deployments.models import Decision, Event, Replica
+from apps.deployments.presenting import replica_row
 from apps.deployments.serializers import (
     DecisionOutput,
     EventOutput,
@@ -24,9 +24,7 @@ from apps.deployments.serializers import (
     LogQuery,
     ReplicaOutput,
     ReplicaQuery,
-    RevisionOutput,
 )
-from apps.deployments.states import ReplicaPhase
 from apps.fleet import queries as fleet_queries
 from apps.fleet.models import Host
 from apps.fleet.serializers import HostSerializer, host_row
@@ -76,22 +74,6 @@ class ReplicaRestart(IdempotentWrites, GenericAPIView[Replica]):
         actions.restart_replica(replica, actor=caller(request).username, now=clock.now())
         row = queries.replicas_of(deployment, stopped=True).get(pk=replica.pk)
         return Response(replica_row(row, live.numbers()), status=202)
-
-
-@extend_schema(parameters=[NAME])
-class RevisionList(GenericAPIView[Revision]):
-    """The revisions of a deployment, newest first."""
-
-    serializer_class = RevisionOutput
-    pagination_class = Pages
-
-    @extend_schema(operation_id="deployments_revisions", responses=RevisionOutput(many=True))
-    def get(self, request: Request, name: str) -> Response:
-        deployment = queries.get(name)
-        ready = queries.replicas_of(deployment).filter(phase=ReplicaPhase.READY)
-        serving = set(ready.values_list("revision__number", flat=True))
-        page = self.paginate_queryset(deployment.revisions.order_by("-number")) or []
-        return self.get_paginated_response([revision_row(one, serving) for one in page])
 
 
 @extend_schema(parameters=[NAME])

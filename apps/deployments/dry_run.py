@@ -4,18 +4,15 @@ Reads only; raises the same Problems as the order itself, except that an order w
 is an answer here and no error.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-import msgspec
-
-from agents.wire import EngineKind, EngineSpec
+from agents.wire import EngineKind
 from apps.catalog.entry import Device
 from apps.catalog.fit import HostFit
-from apps.deployments import naming, recipes
-from apps.deployments.models import Deployment, Revision
+from apps.deployments import differences, naming, queries, recipes
+from apps.deployments.models import Deployment
 from apps.deployments.orders import NewDeployment
 from apps.deployments.recipes import Recipe
 from apps.deployments.room import fit_rooms
@@ -125,26 +122,13 @@ def _share(fit: HostFit, host: Host) -> Decimal:
 
 
 def _differences(name: str | None, recipe: Recipe) -> tuple[Difference, ...]:
-    """Return what differs from the newest revision of the deployment `name`, if there is one."""
-    if name is None:
+    """Return what differs from what the deployment `name` is to run, if there is one."""
+    deployment = Deployment.objects.filter(name=name).first() if name else None
+    if deployment is None:
         return ()
-    newest = Revision.objects.filter(deployment__name=name).order_by("-number").first()
-    if newest is None:
-        return ()
-    live = {"variant": newest.variant, **_flat(msgspec.convert(newest.spec, EngineSpec))}
-    planned = {"variant": recipe.variant, **_flat(recipe.spec)}
-    return tuple(
-        Difference(field=field, live=live.get(field), planned=planned.get(field))
-        for field in sorted({*live, *planned})
-        if live.get(field) != planned.get(field)
+    now = queries.target_revision(deployment)
+    found = differences.between(
+        differences.flat_spec(now.variant, now.spec),
+        differences.flat_spec(recipe.variant, recipe.spec),
     )
-
-
-def _flat(spec: EngineSpec) -> dict[str, Any]:
-    """Return the comparable parts of a spec, as `{"settings.max_model_len": 4096}`."""
-    parts: Mapping[str, Any] = msgspec.to_builtins(spec)
-    flat = {name: parts.get(name) for name in ("engine", "device", "task", "memory_bytes")}
-    flat["weights"] = parts["weights"]["source"]
-    for group in ("settings", "simulator"):
-        flat |= {f"{group}.{key}": value for key, value in parts.get(group, {}).items()}
-    return flat
+    return tuple(Difference(field=d.field, live=d.old, planned=d.new) for d in found)

@@ -14,6 +14,8 @@ from apps.deployments.states import (
     DesiredDeployment,
     DesiredReplica,
     ReplicaPhase,
+    RolloutStage,
+    RolloutState,
     ScalingProfile,
     ScalingRule,
 )
@@ -42,6 +44,12 @@ class Deployment(models.Model):
     """`{host, labels, device, gpu_kind, tolerations, strategy}`, all optional."""
     resources = models.JSONField(default=dict)
     """`{memory_bytes, gpu_ratio}`, all optional."""
+    rollout = models.JSONField(default=dict)
+    """`rollout_policy.RolloutPolicy` as JSON; for changes to come."""
+    live = models.ForeignKey("Revision", null=True, on_delete=models.SET_NULL, related_name="+")
+    """The revision that is to serve; while a rollout is open, the one to go back to."""
+    owner = models.CharField(max_length=63, default="")
+    """The set of files that it is kept in (`manage.py apply`); empty for one made by hand."""
 
     # Observed.
     phase = models.CharField(max_length=16, default=DeploymentPhase.STARTING)
@@ -183,6 +191,52 @@ class ScalingRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.deployment_id} {self.start_at:%H:%M}"
+
+
+class Rollout(models.Model):
+    """One change of revision, from its order to its end. Kept as history."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="rollouts")
+    live = models.ForeignKey(Revision, on_delete=models.CASCADE, related_name="+")
+    """What served before, and serves again after a way back."""
+    candidate = models.ForeignKey(Revision, on_delete=models.CASCADE, related_name="+")
+    policy = models.JSONField()
+    """`rollout_policy.RolloutPolicy` as it was when the rollout began."""
+    state = models.CharField(max_length=16, default=RolloutState.OPEN)
+    stage = models.CharField(max_length=16, default=RolloutStage.STARTING)
+    stage_at = models.DateTimeField()
+    progressed_at = models.DateTimeField()
+    """When a candidate last became ready, or the stage began: the deadline counts from here."""
+    most_ready = models.PositiveIntegerField(default=0)
+    """The most candidates that were ready at once."""
+    paused = models.BooleanField(default=False)
+    live_served = models.BooleanField()
+    """False if the live revision never got ready either: going back to it would help nobody."""
+    looks = models.PositiveIntegerField(default=0)
+    """How many of the looks at the evidence are done."""
+    evidence = models.JSONField(default=dict)
+    """`{"<revision>": verdict.Tally as JSON}` of the canary stage, and `shadow` of the copies."""
+    verdict = models.JSONField(null=True)
+    """The last `verdict.Verdict` as JSON."""
+    reason = models.TextField(default="")
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            _known("state", RolloutState, "rollout_state_known"),
+            _known("stage", RolloutStage, "rollout_stage_known"),
+            models.UniqueConstraint(
+                fields=["deployment"],
+                condition=models.Q(state=RolloutState.OPEN.value),
+                name="one_open_rollout",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.deployment_id} {self.stage} {self.state}"
 
 
 class Replica(models.Model):

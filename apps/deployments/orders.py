@@ -64,6 +64,8 @@ class NewDeployment:
     scaling: Scaling = Scaling()
     resources: Resources = Resources()
     placement: PlacementWish = PlacementWish()
+    rollout: dict[str, Any] = field(default_factory=dict)
+    """Of `rollout_policy.RolloutPolicy`; what is not given is the default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,5 +75,11 @@ class Change:
     variant: str | None = None
     engine: dict[str, Any] | None = None
     scaling: Scaling | None = None
+    rollout: dict[str, Any] | None = None
+    """Goes over the policy that is set."""
+    placement: PlacementWish | None = None
+    resources: Resources | None = None
     if_generation: int | None = None
-    """Refuse with 412 when the deployment has changed since the caller read it."""
+    """Refuse when the deployment has changed since the caller read it, and say what changed."""
+    conflict_status: int = 412
+    """What that refusal is: 412 for a header, 409 for a member of the body."""

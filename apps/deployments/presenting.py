@@ -9,9 +9,11 @@ from typing import Any
 import msgspec
 
 from agents.wire import EngineSpec
+from apps.deployments import rollout_policy
 from apps.deployments.dry_run import HostAnswer, Plan
 from apps.deployments.models import Deployment, Replica, Revision
-from apps.deployments.queries import StartProgress, status_of
+from apps.deployments.queries import StartProgress, rollout_of, status_of
+from apps.deployments.rollout_presenting import rolling_row
 from apps.deployments.states import ReplicaPhase
 from apps.telemetry.numbers import FleetNumbers, Flow, ReplicaNumbers
 
@@ -25,7 +27,7 @@ SCALING_FIELDS = (
 def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str) -> dict[str, Any]:
     """Return the JSON of a row of `queries.deployments()`."""
     status = status_of(deployment)
-    scaling = deployment.scaling
+    scaling, rollout = deployment.scaling, rollout_of(deployment)
     return {
         "id": deployment.id,
         "name": deployment.name,
@@ -43,6 +45,9 @@ def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str)
         "wanted_replicas": status.wanted_replicas,
         "progress": None if status.progress is None else _progress(status.progress),
         "scaling": {name: getattr(scaling, name) for name in SCALING_FIELDS},
+        "rollout": rollout_policy.to_json(rollout_policy.parse(deployment.rollout)),
+        "rolling": None if rollout is None else rolling_row(rollout),
+        "owner": deployment.owner,
         "resources": deployment.resources,
         "placement": deployment.placement,
         "endpoint": endpoint,
@@ -107,12 +112,16 @@ def _replica_live(numbers: ReplicaNumbers) -> dict[str, Any]:
     }
 
 
-def revision_row(revision: Revision, live: set[int]) -> dict[str, Any]:
+def revision_row(
+    revision: Revision, live: set[int], state: str, changes: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Return the JSON of a revision; `live` holds the numbers of those that serve."""
     spec = msgspec.convert(revision.spec, EngineSpec)
     return {
         "number": revision.number,
         "live": revision.number in live,
+        "state": state,
+        "changes": changes,
         "variant": revision.variant,
         "device": revision.device,
         "engine": {**revision.settings, "kind": revision.engine},

@@ -18,6 +18,7 @@ from apps.deployments.models import (
     ReadRequest,
     Replica,
     Revision,
+    Rollout,
     ScalerState,
     ScalingPolicy,
 )
@@ -27,6 +28,7 @@ from apps.deployments.states import (
     DesiredDeployment,
     DesiredReplica,
     ReplicaPhase,
+    RolloutState,
 )
 from apps.lib.problems import Problem
 
@@ -91,9 +93,49 @@ def deployments() -> QuerySet[Deployment]:
         .prefetch_related(
             Prefetch("replicas", replicas, to_attr="current_replicas"),
             Prefetch("revisions", revisions, to_attr="all_revisions"),
+            Prefetch("rollouts", open_rollouts(), to_attr="open_rollouts"),
         )
         .order_by("name", "id")
     )
+
+
+def open_rollouts() -> QuerySet[Rollout]:
+    """Return the rollouts under way with the numbers of their revisions."""
+    return (
+        Rollout.objects.filter(state=RolloutState.OPEN)
+        .select_related("live", "candidate")
+        .only(
+            "deployment_id", "policy", "stage", "stage_at", "paused", "reason", "looks", "verdict",
+            "evidence", "created_by", "created_at", "live__number", "candidate__number",
+        )
+    )  # fmt: skip
+
+
+def rollout_of(deployment: Deployment) -> Rollout | None:
+    """Return the open rollout of a row from `deployments()`; makes no query."""
+    found: Sequence[Rollout] = deployment.open_rollouts  # type: ignore[attr-defined]
+    return found[0] if found else None
+
+
+def target_of(deployment: Deployment) -> Revision:
+    """Return the revision that a row from `deployments()` is to run; makes no query.
+
+    The candidate of an open rollout, else the live revision. The newest one may be neither: it may
+    have been rolled back.
+    """
+    revisions: Sequence[Revision] = deployment.all_revisions  # type: ignore[attr-defined]
+    rollout = rollout_of(deployment)
+    wanted = deployment.live_id if rollout is None else rollout.candidate_id
+    return next((one for one in revisions if one.pk == wanted), revisions[-1])
+
+
+def target_revision(deployment: Deployment) -> Revision:
+    """Return the revision that the deployment is to run, complete; two queries at most."""
+    rollout = Rollout.objects.filter(deployment=deployment, state=RolloutState.OPEN).first()
+    wanted = deployment.live_id if rollout is None else rollout.candidate_id
+    if wanted is None:
+        return deployment.revisions.latest("number")
+    return deployment.revisions.get(pk=wanted)
 
 
 def get(name: str) -> Deployment:
@@ -111,23 +153,22 @@ def status_of(deployment: Deployment) -> Status:
     """Return the status of a row from `deployments()`; makes no query."""
     replicas: Sequence[Replica] = deployment.current_replicas  # type: ignore[attr-defined]
     revisions: Sequence[Revision] = deployment.all_revisions  # type: ignore[attr-defined]
-    newest = revisions[-1]
+    target = target_of(deployment)
     ready = [r for r in replicas if r.phase == ReplicaPhase.READY]
-    live = max((r.revision.number for r in ready), default=newest.number)
     running = deployment.desired == DesiredDeployment.RUNNING
     return Status(
         phase=DeploymentPhase(deployment.phase),
         reason=deployment.reason,
-        revision=live,
-        newest_revision=newest.number,
+        revision=_live_number(rollout_of(deployment), ready, target),
+        newest_revision=revisions[-1].number,
         ready_replicas=len(ready),
         wanted_replicas=wanted_replicas(deployment) if running else 0,
         progress=_progress(replicas),
-        simulated=newest.engine == EngineKind.SIMULATOR,
-        engine=newest.engine,
-        variant=newest.variant,
-        task=newest.task,
-        settings=newest.settings,
+        simulated=target.engine == EngineKind.SIMULATOR,
+        engine=target.engine,
+        variant=target.variant,
+        task=target.task,
+        settings=target.settings,
     )
 
 
@@ -151,6 +192,16 @@ def wanted_replicas(deployment: Deployment) -> int:
 def is_elastic(policy: ScalingPolicy) -> bool:
     """Return whether there is anything to decide."""
     return policy.min_replicas < policy.max_replicas or bool(policy.schedule)
+
+
+def _live_number(rollout: Rollout | None, ready: Sequence[Replica], target: Revision) -> int:
+    """Return which revision serves: during a rollout the old one as long as any of it does."""
+    serving = {replica.revision.number for replica in ready}
+    if rollout is not None and rollout.live.number in serving:
+        return rollout.live.number
+    if target.number in serving or not serving:
+        return target.number
+    return max(serving)
 
 
 def _progress(replicas: Iterable[Replica]) -> StartProgress | None:
@@ -190,6 +241,47 @@ def replicas_of(deployment: Deployment, *, stopped: bool = False) -> QuerySet[Re
     if not stopped:
         rows = rows.exclude(phase=ReplicaPhase.STOPPED)
     return rows.order_by("created_at", "id")
+
+
+@dataclass(frozen=True)
+class History:
+    """A deployment's revisions and rollouts, for saying what each revision changed."""
+
+    revisions: dict[UUID, Revision]
+    rollouts: list[Rollout]
+
+    def before(self, revision: Revision) -> Revision | None:
+        """Return what `revision` was ordered in place of; None for the first one."""
+        for rollout in self.rollouts:
+            if rollout.candidate_id == revision.pk:
+                return self.revisions.get(rollout.live_id)
+        older = [one for one in self.revisions.values() if one.number < revision.number]
+        return max(older, key=lambda one: one.number, default=None)
+
+
+def history_of(deployment: Deployment) -> History:
+    """Return the deployment's history: two queries."""
+    revisions = {one.pk: one for one in Revision.objects.filter(deployment=deployment)}
+    return History(revisions, list(Rollout.objects.filter(deployment=deployment).order_by("id")))
+
+
+def rollouts_of(deployment: Deployment) -> QuerySet[Rollout]:
+    """Return all rollouts of the deployment with their revisions, newest first."""
+    return (
+        Rollout.objects.filter(deployment=deployment)
+        .select_related("live", "candidate")
+        .order_by("-created_at", "id")
+    )
+
+
+def ready_replicas(deployment: Deployment, revision: Revision) -> int:
+    """Return how many replicas of `revision` serve."""
+    return Replica.objects.filter(
+        deployment=deployment,
+        revision=revision,
+        phase=ReplicaPhase.READY,
+        desired=DesiredReplica.RUNNING,
+    ).count()
 
 
 def replica(deployment: Deployment, replica_id: str) -> Replica:

@@ -78,15 +78,18 @@ def recook(deployment: Deployment, latest: Revision, patch: Change) -> Recipe:
             name=deployment.name,
             variant=patch.variant or latest.variant,
             engine=latest.settings if patch.engine is None else patch.engine,
-            resources=Resources(**deployment.resources),
-            # Its successor waits for its room where both do not fit side by side.
-            placement=PlacementWish(
-                **{**deployment.placement, "device": latest.device, "wait": True}
-            ),
+            resources=patch.resources or Resources(**deployment.resources),
+            placement=_placement_of(deployment, latest, patch),
         ),
         instead_of=deployment.pk,
     )
     return _named(recipe, deployment.name)
+
+
+def _placement_of(deployment: Deployment, latest: Revision, patch: Change) -> PlacementWish:
+    """Its own replicas hold the room it needs, so a change may always wait for room."""
+    wish = patch.placement or PlacementWish(**deployment.placement)
+    return replace(wish, device=wish.device or latest.device, wait=True)
 
 
 def _named(recipe: Recipe, name: str) -> Recipe:
@@ -243,7 +246,7 @@ def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
         need={**parts, "total_bytes": reserved, "gpus": picked.gpus},
         reason=picked.reason,
         inputs={"variant": name, "device": str(picked.device), "need": parts},
-        placement=_placement(order),
+        placement=placement_json(order.placement),
         resources=asdict(order.resources),
         fit={
             "gpu_memory_ratio": picked.engine.gpu_memory_utilization if picked.gpus else 0,
@@ -302,14 +305,14 @@ def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) ->
         need={"total_bytes": order.resources.memory_bytes or SIMULATOR_BYTES, "gpus": 0},
         reason=f"{variant.name} is simulated: no model is loaded",
         inputs={"variant": variant.name, "engine": EngineKind.SIMULATOR.value},
-        placement=_placement(order),
+        placement=placement_json(order.placement),
         resources=asdict(order.resources),
         fit={"weights_key": spec.weights.key},
     )
 
 
-def _placement(order: NewDeployment) -> dict[str, Any]:
-    wish = order.placement
+def placement_json(wish: PlacementWish) -> dict[str, Any]:
+    """Return the wish as the deployment's row keeps it."""
     return {
         "host": wish.host,
         "labels": dict(wish.labels),

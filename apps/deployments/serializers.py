@@ -18,6 +18,12 @@ from apps.deployments.orders import (
     Resources,
     Scaling,
 )
+from apps.deployments.rollout_shapes import (
+    DifferenceShape,
+    RollingOutput,
+    RolloutInput,
+    RolloutOutput,
+)
 from apps.deployments.scaling_shapes import ScalingInput, ScalingOutput
 from apps.deployments.states import (
     DeploymentPhase,
@@ -114,6 +120,7 @@ class OrderInput(StrictSerializer):
     scaling = ScalingInput(required=False)
     resources = ResourcesInput(required=False)
     placement = PlacementInput(required=False)
+    rollout = RolloutInput(required=False)
 
     def validate_name(self, name: str | None) -> str | None:
         """Return `name`. Raises ValidationError for a word that an address of the API needs."""
@@ -132,36 +139,56 @@ class OrderInput(StrictSerializer):
             scaling=Scaling(**given.get("scaling", {})),
             resources=Resources(**given.get("resources", {})),
             placement=PlacementWish(**given.get("placement", {})),
+            rollout=given.get("rollout", {}),
         )
 
 
 class ChangeInput(StrictSerializer):
-    """What is not given stays. `variant` and `engine` make a new revision; scaling does not."""
+    """What is not given stays. New engine settings make a new revision; scaling does not."""
 
     variant = serializers.CharField(required=False, max_length=80)
     engine = serializers.DictField(required=False, help_text="Replaces all engine settings.")
     scaling = ScalingInput(required=False)
+    rollout = RolloutInput(required=False)
+    placement = PlacementInput(required=False)
+    resources = ResourcesInput(required=False)
+    generation = serializers.IntegerField(
+        min_value=1,
+        required=False,
+        help_text="The one that was read; 409 with what changed when it is no longer the newest.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return `attrs`. Raises ValidationError when there is nothing to change."""
-        if not attrs:
-            raise serializers.ValidationError("Give variant, engine or scaling.")
+        if not attrs.keys() - {"generation"}:
+            raise serializers.ValidationError(
+                "Give variant, engine, scaling, rollout, placement or resources."
+            )
         return attrs
 
     def change(self, if_generation: int | None) -> Change:
         """Return the validated input as a change."""
         given = self.validated_data
-        scaling = given.get("scaling")
+        scaling, placement = given.get("scaling"), given.get("placement")
+        resources = given.get("resources")
         return Change(
             variant=given.get("variant"),
             engine=given.get("engine"),
             scaling=None if scaling is None else Scaling(**scaling),
-            if_generation=if_generation,
+            rollout=given.get("rollout"),
+            placement=None if placement is None else PlacementWish(**placement),
+            resources=None if resources is None else Resources(**resources),
+            if_generation=given.get("generation") if if_generation is None else if_generation,
+            conflict_status=409 if if_generation is None else 412,
         )
 
 
 class RollbackInput(StrictSerializer):
-    revision = serializers.IntegerField(min_value=1, help_text="Number of an earlier revision.")
+    revision = serializers.IntegerField(
+        min_value=1,
+        required=False,
+        help_text="Number of an earlier revision; the one that was live before if not given.",
+    )
 
 
 class ListQuery(serializers.Serializer[Any]):
@@ -236,6 +263,9 @@ class DeploymentOutput(serializers.Serializer[Any]):
     wanted_replicas = serializers.IntegerField()
     progress = ProgressOutput(allow_null=True)
     scaling = ScalingOutput()
+    rollout = RolloutOutput(help_text="How changes take over.")
+    rolling = RollingOutput(allow_null=True, help_text="The change that is under way.")
+    owner = serializers.CharField(help_text="The set of files it is kept in; empty: made by hand.")
     resources = serializers.DictField()
     placement = serializers.DictField()
     endpoint = serializers.CharField(help_text="Base URL for OpenAI clients; `model` is the name.")
@@ -281,6 +311,12 @@ class ReplicaOutput(serializers.Serializer[Any]):
 class RevisionOutput(serializers.Serializer[Any]):
     number = serializers.IntegerField()
     live = serializers.BooleanField(help_text="A ready replica runs it.")
+    state = serializers.ChoiceField(
+        choices=[(word, word) for word in ("live", "candidate", "rolled_back", "past")]
+    )
+    changes = DifferenceShape(
+        many=True, help_text="Against the revision that was to serve when it was ordered."
+    )
     variant = serializers.CharField()
     device = serializers.ChoiceField(choices=DEVICES)
     engine = serializers.DictField(help_text="`kind`, and what was set over the catalog's.")

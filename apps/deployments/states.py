@@ -61,6 +61,34 @@ class DesiredDeployment(StrEnum):
     DELETED = "deleted"  # drained, stopped, then the row is removed
 
 
+class RolloutStrategy(StrEnum):
+    """How a new revision takes the place of the live one."""
+
+    ROLLING = "rolling"  # a few replicas at a time
+    RECREATE = "recreate"  # all old ones go, then the new ones come
+    CANARY = "canary"  # a share of the traffic, a verdict, then rolling
+    BLUE_GREEN = "blue_green"  # all new ones come, then all traffic moves at once
+
+
+class RolloutStage(StrEnum):
+    """How far an open rollout is."""
+
+    STARTING = "starting"  # candidates come up; with rolling and recreate they take over as well
+    SHADOWING = "shadowing"  # candidates get copies of requests
+    CANARY = "canary"  # candidates get their share and are judged
+    FLIPPED = "flipped"  # candidates get all; the old ones are kept for a way back
+    PROMOTING = "promoting"  # judged fit: candidates take over, a few at a time
+
+
+class RolloutState(StrEnum):
+    """Whether a rollout goes on, and how it ended."""
+
+    OPEN = "open"
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    SUPERSEDED = "superseded"  # a newer change took its place
+
+
 class ScalingRule(StrEnum):
     """What computes how many replicas are needed; see `reconcile/scaling/`."""
 

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from apps.deployments import api, api_parts
+from apps.deployments import api, api_parts, api_rollouts
 
 _ONE = "deployments/<str:name>/"
 
@@ -12,14 +12,20 @@ api_patterns: list[URLPattern] = [
     path(_ONE, api.DeploymentDetail.as_view(), name="deployments-detail"),
     path(f"{_ONE}start/", api.DeploymentStart.as_view(), name="deployments-start"),
     path(f"{_ONE}stop/", api.DeploymentStop.as_view(), name="deployments-stop"),
-    path(f"{_ONE}rollback/", api.DeploymentRollback.as_view(), name="deployments-rollback"),
+    path(
+        f"{_ONE}rollback/", api_rollouts.DeploymentRollback.as_view(), name="deployments-rollback"
+    ),
+    path(f"{_ONE}promote/", api_rollouts.DeploymentPromote.as_view(), name="deployments-promote"),
+    path(f"{_ONE}pause/", api_rollouts.DeploymentPause.as_view(), name="deployments-pause"),
+    path(f"{_ONE}resume/", api_rollouts.DeploymentResume.as_view(), name="deployments-resume"),
+    path(f"{_ONE}rollouts/", api_rollouts.RolloutList.as_view(), name="deployments-rollouts"),
     path(f"{_ONE}replicas/", api_parts.ReplicaList.as_view(), name="deployments-replicas"),
     path(
         f"{_ONE}replicas/<str:replica_id>/restart/",
         api_parts.ReplicaRestart.as_view(),
         name="deployments-replicas-restart",
     ),
-    path(f"{_ONE}revisions/", api_parts.RevisionList.as_view(), name="deployments-revisions"),
+    path(f"{_ONE}revisions/", api_rollouts.RevisionList.as_view(), name="deployments-revisions"),
     path(f"{_ONE}events/", api_parts.DeploymentEvents.as_view(), name="deployments-events"),
     path(f"{_ONE}decisions/", api_parts.DecisionList.as_view(), name="deployments-decisions"),
     path(f"{_ONE}logs/", api_parts.DeploymentLog.as_view(), name="deployments-logs"),

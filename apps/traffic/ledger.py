@@ -12,12 +12,14 @@ from uuid import UUID
 
 from django.db import transaction
 
+from apps.deployments import evidence
+from apps.deployments.evidence import Sample
 from apps.lib import doorbell
 from apps.lib.problems import Problem
 from apps.traffic import budget, cost, queries, rollup
 from apps.traffic.models import ApiKey, UsageRow
 from apps.traffic.queries import ReplicaRate
-from gateway.wire import UsageAck, UsageBatch, UsageRecord
+from gateway.wire import Outcome, UsageAck, UsageBatch, UsageRecord
 
 MAX_ID = 128
 _NOT_NEGATIVE = (
@@ -49,7 +51,45 @@ def record(batch: UsageBatch, now: datetime) -> UsageAck:
         rollup.add(rows)
         _note_use(rows)
         _note_spending(rows, now)
+        evidence.add(_samples(new, rows))
     return UsageAck(batch_id=batch.batch_id, accepted=len(rows))
+
+
+def _samples(records: Sequence[UsageRecord], rows: Sequence[UsageRow]) -> list[Sample]:
+    """Return what each request, and each failed attempt of one, says of its revision."""
+    samples: list[Sample] = []
+    for wire_record, row in zip(records, rows, strict=True):
+        if wire_record.outcome is Outcome.CLIENT_ABORTED or not row.deployment:
+            continue
+        samples += [
+            Sample(
+                deployment=row.deployment,
+                revision=revision,
+                admitted_at=row.admitted_at,
+                failed=True,
+            )
+            for revision in wire_record.failed_revisions
+        ]
+        if wire_record.revision:
+            samples.append(_sample(wire_record, row))
+    return samples
+
+
+def _sample(wire_record: UsageRecord, row: UsageRow) -> Sample:
+    ttft, output = row.ttft_seconds, row.output_tokens
+    gaps = row.total_seconds - ttft if ttft is not None and output > 1 else None
+    tokens = row.prompt_tokens + output
+    is_shadow = wire_record.outcome is Outcome.SHADOW
+    return Sample(
+        deployment=row.deployment,
+        revision=row.revision,
+        admitted_at=row.admitted_at,
+        failed=wire_record.status >= 500,
+        ttft_seconds=None if ttft is None else ttft - row.queue_seconds,
+        itl_seconds=None if gaps is None else gaps / (output - 1),
+        usd_per_token=float(row.cost_usd) / tokens if tokens else None,
+        is_shadow=is_shadow,
+    )
 
 
 def _check(place: int, wire_record: UsageRecord) -> None:

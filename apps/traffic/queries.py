@@ -11,17 +11,22 @@ from uuid import UUID
 
 import msgspec
 from django.db import connection
-from django.db.models import OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum, UUIDField
+from django.db.models.functions import Coalesce
 
 from agents.wire import Endpoint, EngineSpec
 from apps.accounts.models import AuditEntry
-from apps.deployments.models import Deployment, Event, Replica, Revision
+from apps.deployments import rollout_policy
+from apps.deployments.models import Deployment, Event, Replica, Revision, Rollout
+from apps.deployments.splits import Split, split
 from apps.deployments.states import (
     COMING,
     DeploymentPhase,
     DesiredDeployment,
     DesiredReplica,
     ReplicaPhase,
+    RolloutStage,
+    RolloutState,
 )
 from apps.fleet.models import Host
 from apps.fleet.prices import PriceBook, share_of_host
@@ -160,11 +165,14 @@ def marks() -> Marks:
 
 
 def served(now: datetime) -> Served:
-    """Return everything that any gateway may need: five queries and one for new revisions."""
+    """Return everything that any gateway may need: six queries and one for new revisions."""
     replicas = defaultdict(list)
     for row in _replica_rows():
         replicas[row.deployment_id].append(row)
-    models = (_model(row, replicas[row.pk]) for row in _deployment_rows())
+    splits = _splits()
+    models = (
+        _model(row, replicas[row.pk], splits.get(row.pk, Split())) for row in _deployment_rows()
+    )
     keys = list(_usable_keys(now))
     spent = spending([key.pk for key in keys if budget_of(key).is_set], now)
     return Served(
@@ -176,11 +184,31 @@ def served(now: datetime) -> Served:
     )
 
 
+def _splits() -> dict[UUID, Split]:
+    """Return how open rollouts split the requests of their deployments."""
+    rows = Rollout.objects.filter(state=RolloutState.OPEN).select_related("live", "candidate")
+    return {
+        row.deployment_id: split(
+            rollout_policy.parse(row.policy),
+            RolloutStage(row.stage),
+            live=row.live.number,
+            candidate=row.candidate.number,
+        )
+        for row in rows.only(
+            "deployment_id", "policy", "stage", "live__number", "candidate__number"
+        ).order_by("id")
+    }
+
+
 def _deployment_rows() -> QuerySet[Deployment]:
     newest = Revision.objects.filter(deployment=OuterRef("pk")).order_by("-number")
     return (
         Deployment.objects.select_related("scaling")
-        .annotate(newest_revision=Subquery(newest.values("pk")[:1]))
+        .annotate(
+            newest_revision=Coalesce(
+                F("live_id"), Subquery(newest.values("pk")[:1]), output_field=UUIDField()
+            )
+        )
         .filter(newest_revision__isnull=False)
         .only("name", "created_at", "desired", "phase", "scaling__max_replicas")
         .order_by("name", "id")
@@ -191,10 +219,10 @@ def _replica_rows() -> QuerySet[Replica]:
     """Return the replicas that serve, drain or come up, without their large columns."""
     return (
         Replica.objects.filter(phase__in=[*_SERVING, *COMING])
-        .select_related("host")
+        .select_related("host", "revision")
         .only(
             "deployment_id",
-            "revision_id",
+            "revision__number",
             "phase",
             "phase_at",
             "desired",
@@ -209,7 +237,7 @@ def _replica_rows() -> QuerySet[Replica]:
     )
 
 
-def _model(row: Deployment, replicas: list[Replica]) -> ServedModel | None:
+def _model(row: Deployment, replicas: list[Replica], its_split: Split) -> ServedModel | None:
     serving = [served for r in replicas if (served := _served_replica(r)) is not None]
     is_wanted = row.desired == DesiredDeployment.RUNNING
     if not serving and not is_wanted:
@@ -223,6 +251,8 @@ def _model(row: Deployment, replicas: list[Replica]) -> ServedModel | None:
         replicas=tuple(serving),
         wakeable=wakeable,
         wake=_wake(row, replicas) if wakeable else None,
+        shares=its_split.shares,
+        shadow=its_split.shadow,
     )
 
 
@@ -255,6 +285,7 @@ def _served_replica(row: Replica) -> ServedReplica | None:
         state=RouteState.READY if takes_new else RouteState.DRAINING,
         kv_cache_tokens=row.kv_cache_tokens,
         ready_at=row.ready_at.timestamp() if row.ready_at else None,
+        revision=row.revision.number,
     )
 
 

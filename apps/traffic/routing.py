@@ -19,6 +19,8 @@ from gateway.wire import (
     ReplicaRoute,
     RouteState,
     RoutingTable,
+    Shadow,
+    Share,
     Wake,
 )
 
@@ -39,6 +41,7 @@ class ServedReplica(Message, frozen=True, kw_only=True):
     state: RouteState
     kv_cache_tokens: int | None
     ready_at: float | None
+    revision: int = 0
 
 
 class ServedModel(Message, frozen=True, kw_only=True):
@@ -50,6 +53,8 @@ class ServedModel(Message, frozen=True, kw_only=True):
     replicas: tuple[ServedReplica, ...]
     wakeable: bool
     wake: Wake | None
+    shares: tuple[Share, ...] = ()
+    shadow: Shadow | None = None
 
 
 class ServedAlias(Message, frozen=True, kw_only=True):
@@ -123,6 +128,8 @@ def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
         block_tokens=_block_tokens(spec),
         context_tokens=spec.settings.max_model_len,
         created_at=model.created_at,
+        shares=model.shares,
+        shadow=model.shadow,
     )
 
 
@@ -147,4 +154,5 @@ def _replica(replica: ServedReplica, host_name: str) -> ReplicaRoute | None:
         api_key=endpoint.api_key if is_local else replica.relay_key,
         kv_cache_tokens=replica.kv_cache_tokens,
         ready_at=replica.ready_at,
+        revision=replica.revision,
     )

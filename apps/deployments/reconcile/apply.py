@@ -16,7 +16,7 @@ from django.db.models import F
 
 from apps.deployments import actions, bookings, observed
 from apps.deployments.models import Decision, Deployment, Replica
-from apps.deployments.reconcile import steps
+from apps.deployments.reconcile import moves, steps
 from apps.deployments.reconcile.placement import Placed
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
@@ -56,10 +56,10 @@ class Applier:
         raise TypeError(f"no way to apply {step!r}")
 
     @_do.register
-    def _create(self, _step: steps.CreateReplica) -> None:
+    def _create(self, step: steps.CreateReplica) -> None:
         replica = Replica.objects.create(
             deployment_id=self._snapshot.deployment_id,
-            revision_id=self._snapshot.revision.id,
+            revision_id=step.revision_id or self._snapshot.revision.id,
             created_at=self._now,
             phase_at=self._now,
         )
@@ -148,6 +148,15 @@ class Applier:
             reason="its host has been silent for five minutes",
             actor=ACTOR,
         )
+
+    @_do.register(steps.NoteProgress)
+    @_do.register(steps.NoteVerdict)
+    @_do.register(steps.AdvanceRollout)
+    @_do.register(steps.PauseRollout)
+    @_do.register(steps.FinishRollout)
+    @_do.register(steps.RollBack)
+    def _move(self, step: steps.RolloutStep) -> None:
+        moves.carry_out(step, self._snapshot, self._now)
 
     @_do.register
     def _remove(self, _step: steps.RemoveDeployment) -> None:

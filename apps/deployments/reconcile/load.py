@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from agents.wire import GpuInfo, HostSample
-from apps.deployments.models import Deployment, Replica, Revision
+from apps.deployments import rollout_policy
+from apps.deployments.models import Deployment, Replica, Revision, Rollout
 from apps.deployments.orders import DRAIN_SECONDS
 from apps.deployments.queries import wanted_replicas
 from apps.deployments.reconcile.snapshot import (
@@ -18,6 +19,7 @@ from apps.deployments.reconcile.snapshot import (
     SeenGpu,
     SeenHost,
     SeenReplica,
+    SeenRollout,
     Snapshot,
     Taint,
     Toleration,
@@ -31,7 +33,15 @@ from apps.deployments.room import (
     now_of,
     reservations,
 )
-from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredReplica, ReplicaPhase
+from apps.deployments.states import (
+    DeploymentPhase,
+    DesiredDeployment,
+    DesiredReplica,
+    ReplicaPhase,
+    RolloutStage,
+    RolloutState,
+)
+from apps.deployments.verdict import Tally
 from apps.fleet.models import Host
 from apps.fleet.prices import kind_of
 from apps.fleet.queries import inventory_of, price_book, price_of
@@ -61,20 +71,44 @@ def load(only: UUID | None = None) -> list[Snapshot]:
     grouped: dict[UUID, list[Replica]] = defaultdict(list)
     for replica in replicas:
         grouped[replica.deployment_id].append(replica)
-    newest = _newest_revisions(rows)
+    rollouts = _open_rollouts(rows)
+    lasting = _live_revisions(rows)
     hosts = _hosts()
     in_flight = _in_flight(grouped)
     return [
-        _snapshot(row, newest[row.pk], grouped.get(row.pk, []), hosts, in_flight) for row in rows
+        _snapshot(
+            row,
+            lasting[row.pk],
+            grouped.get(row.pk, []),
+            hosts,
+            in_flight,
+            rollouts.get(row.pk),
+        )
+        for row in rows
     ]
 
 
-def _newest_revisions(rows: Iterable[Deployment]) -> dict[UUID, Revision]:
+def _live_revisions(rows: Iterable[Deployment]) -> dict[UUID, Revision]:
+    """Return the live revision of each; the newest where none is set."""
     found: dict[UUID, Revision] = {}
-    revisions = Revision.objects.filter(deployment__in=[row.pk for row in rows]).order_by("number")
+    live = {row.pk: row.live_id for row in rows}
+    revisions = Revision.objects.filter(deployment__in=list(live)).order_by("number")
     for revision in revisions.defer("spec", "settings"):
-        found[revision.deployment_id] = revision
+        if live[revision.deployment_id] in (None, revision.pk):
+            found[revision.deployment_id] = revision
     return found
+
+
+def _open_rollouts(rows: Iterable[Deployment]) -> dict[UUID, Rollout]:
+    found = Rollout.objects.filter(
+        deployment__in=[row.pk for row in rows], state=RolloutState.OPEN
+    ).select_related("live", "candidate")
+    return {
+        rollout.deployment_id: rollout
+        for rollout in found.defer(
+            "live__spec", "live__settings", "candidate__spec", "candidate__settings"
+        )
+    }
 
 
 def _hosts() -> tuple[SeenHost, ...]:
@@ -169,6 +203,7 @@ def _snapshot(
     replicas: Iterable[Replica],
     hosts: tuple[SeenHost, ...],
     in_flight: dict[UUID, int],
+    rollout: Rollout | None,
 ) -> Snapshot:
     by_id = {host.id: host for host in hosts}
     return Snapshot(
@@ -177,7 +212,8 @@ def _snapshot(
         desired=DesiredDeployment(row.desired),
         wanted_replicas=wanted_replicas(row),
         wakes_on_request=row.scaling.max_replicas > 0,
-        revision=_wanted(revision),
+        revision=_wanted(revision if rollout is None else rollout.candidate),
+        rollout=None if rollout is None else _seen_rollout(rollout),
         constraints=constraints_of(row.placement),
         replicas=tuple(_seen(replica, in_flight, by_id) for replica in replicas),
         hosts=hosts,
@@ -197,6 +233,24 @@ def constraints_of(placement: Mapping[str, Any]) -> Constraints:
         gpu_kind=placement.get("gpu_kind") or "",
         tolerations=tuple(Toleration(**t) for t in placement.get("tolerations") or ()),
         strategy=placement.get("strategy") or "spread",
+    )
+
+
+def _seen_rollout(row: Rollout) -> SeenRollout:
+    evidence = row.evidence
+    return SeenRollout(
+        id=row.pk,
+        live=_wanted(row.live),
+        policy=rollout_policy.parse(row.policy),
+        stage=RolloutStage(row.stage),
+        stage_at=row.stage_at,
+        progressed_at=row.progressed_at,
+        most_ready=row.most_ready,
+        paused=row.paused,
+        live_served=row.live_served,
+        looks=row.looks,
+        live_evidence=Tally.read(evidence.get(str(row.live.number), {})),
+        candidate_evidence=Tally.read(evidence.get(str(row.candidate.number), {})),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from apps.deployments.reconcile import rollout
+from apps.deployments.reconcile import rollout, stages
 from apps.deployments.reconcile.placement import NotPlaced, Placed, place_many
 from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
 from apps.deployments.reconcile.steps import (
@@ -19,6 +19,7 @@ from apps.deployments.reconcile.steps import (
     PlaceReplica,
     RemoveDeployment,
     RetryReplica,
+    RollBack,
     ScheduleRetry,
     Step,
     StopReplica,
@@ -42,13 +43,18 @@ def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
     stranded = [r for r in wanted if _is_stranded(r)]
     kept = [r for r in wanted if r not in stranded]
     leaving = [r for r in snapshot.replicas if r.desired is DesiredReplica.DRAINED]
+    moves = stages.decide(snapshot, kept, now)
+    if any(isinstance(move, RollBack) for move in moves):
+        # First it drains, then it is given up: until then it keeps its small share.
+        return [*rollout.leave_candidate(snapshot, kept, now), *moves]
     return [
         *_lost(kept),
         *_give_up(stranded),
         *_finish_drains(leaving, now),
         *_failures(kept, now),
         *rollout.count(snapshot, kept, now),
-        *_placements(snapshot, kept),
+        *_placements(snapshot, kept, now),
+        *moves,
     ]
 
 
@@ -106,16 +112,17 @@ def _is_forgiven(replica: SeenReplica, now: datetime) -> bool:
     )
 
 
-def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica]) -> list[Step]:
-    """Place every replica that waits, each on what the ones before it left."""
+def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica], now: datetime) -> list[Step]:
+    """Place every replica of one revision that waits, each on what the ones before it left."""
     if snapshot.desired is not DesiredDeployment.RUNNING:
         return []
     waiting = [r for r in kept if r.host_id is None and r.phase is ReplicaPhase.PENDING]
     if not waiting:
         return []
     waiting.sort(key=lambda r: (r.created_at, str(r.id)))
+    waiting = [r for r in waiting if r.revision_id == waiting[0].revision_id]
     found = place_many(
-        snapshot.revision,
+        snapshot.revision_of(waiting[0]),
         snapshot.constraints,
         snapshot.hosts,
         _replicas_per_host(kept),
@@ -131,7 +138,7 @@ def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica]) -> list[Step]:
         left = waiting[len(steps) :]
         steps += [KeepWaiting(r.id, last) for r in left if r.reason != last.why]
     if isinstance(found[0], NotPlaced):
-        steps += rollout.make_room_in_place(snapshot, kept)
+        steps += rollout.make_room_in_place(snapshot, kept, now)
     return steps
 
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from apps.deployments.states import DeploymentPhase, DesiredDeployment, DesiredReplica, ReplicaPhase
+from apps.deployments.rollout_policy import RolloutPolicy
+from apps.deployments.states import (
+    DeploymentPhase,
+    DesiredDeployment,
+    DesiredReplica,
+    ReplicaPhase,
+    RolloutStage,
+)
+from apps.deployments.verdict import Tally
 from apps.fleet.states import HostState
 
 
@@ -75,7 +83,7 @@ class SeenHost:
 
 @dataclass(frozen=True, kw_only=True)
 class WantedRevision:
-    """The newest revision: what every replica should become."""
+    """A revision that replicas are to run."""
 
     id: UUID
     number: int
@@ -145,6 +153,27 @@ class SeenReplica:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeenRollout:
+    """The change of revision that is under way: from `live` to the snapshot's `revision`."""
+
+    id: UUID
+    live: WantedRevision
+    policy: RolloutPolicy
+    stage: RolloutStage
+    stage_at: datetime
+    progressed_at: datetime
+    """When a candidate last became ready, or the stage began."""
+    most_ready: int = 0
+    paused: bool = False
+    live_served: bool = True
+    """The live revision has been ready once: going back to it is worth it."""
+    looks: int = 0
+    """Looks at the evidence that are done."""
+    live_evidence: Tally = field(default_factory=Tally)
+    candidate_evidence: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     deployment_id: UUID
     name: str
@@ -153,6 +182,7 @@ class Snapshot:
     wakes_on_request: bool = False
     """At zero the first request brings a replica back; else somebody scaled it to zero."""
     revision: WantedRevision
+    """What every replica is to become: the live revision, or the candidate of a rollout."""
     constraints: Constraints
     replicas: tuple[SeenReplica, ...]
     """Every replica that is not stopped."""
@@ -164,6 +194,13 @@ class Snapshot:
     phase: DeploymentPhase = DeploymentPhase.STARTING
     """As last written; with `reason` it tells whether the row must be written again."""
     reason: str = ""
+    rollout: SeenRollout | None = None
+
+    def revision_of(self, replica: SeenReplica) -> WantedRevision:
+        """Return what `replica` is to run: its own revision if that is live or the candidate."""
+        if self.rollout is not None and replica.revision_id == self.rollout.live.id:
+            return self.rollout.live
+        return self.revision
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -5,11 +5,16 @@ from datetime import datetime
 from uuid import UUID
 
 from apps.deployments.reconcile.placement import NotPlaced, Placed
+from apps.deployments.states import RolloutStage
+from apps.deployments.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class CreateReplica:
-    """Add a replica of the newest revision, not yet placed."""
+    """Add a replica, not yet placed."""
+
+    revision_id: UUID | None = None
+    """None: of the revision that all replicas are to become."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,52 @@ class RemoveDeployment:
     """Nothing of it is left anywhere: the row can go."""
 
 
+@dataclass(frozen=True)
+class NoteProgress:
+    """More candidates are ready than ever before: the deadline begins anew."""
+
+    ready: int
+
+
+@dataclass(frozen=True)
+class NoteVerdict:
+    """A look at the evidence that decides nothing yet."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class AdvanceRollout:
+    stage: RolloutStage
+    why: str
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class PauseRollout:
+    """Go no further without a person."""
+
+    why: str
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class FinishRollout:
+    """The candidate has taken over: it is the live revision now."""
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """Give the candidate up."""
+
+    why: str
+    verdict: Verdict | None = None
+
+
+type RolloutStep = (
+    NoteProgress | NoteVerdict | AdvanceRollout | PauseRollout | FinishRollout | RollBack
+)
+
 type Step = (
     CreateReplica
     | PlaceReplica
@@ -78,4 +129,5 @@ type Step = (
     | ForgetFailures
     | MarkLost
     | RemoveDeployment
+    | RolloutStep
 )

@@ -1,12 +1,13 @@
 """Say in a word and a sentence what a deployment is. Pure; used by `apply` after each pass."""
 
-from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
+from apps.deployments.reconcile.snapshot import SeenReplica, SeenRollout, Snapshot
 from apps.deployments.states import (
     COMING,
     DeploymentPhase,
     DesiredDeployment,
     DesiredReplica,
     ReplicaPhase,
+    RolloutStage,
 )
 
 CRASH_LOOP_FAILURES = 3
@@ -58,6 +59,8 @@ def _serving(
     wanted = snapshot.wanted_replicas
     if broken:
         return DeploymentPhase.DEGRADED, f"{ready} of {wanted} serve: {broken[0].reason}"
+    if snapshot.rollout is not None:
+        return DeploymentPhase.SCALING, _rolling(snapshot, snapshot.rollout)
     if any(r.revision_id != snapshot.revision.id for r in kept):
         return DeploymentPhase.SCALING, f"revision {snapshot.revision.number} is taking over"
     if ready < wanted:
@@ -66,3 +69,19 @@ def _serving(
     if len(snapshot.replicas) > wanted:
         return DeploymentPhase.SCALING, f"{len(snapshot.replicas) - wanted} leaving"
     return DeploymentPhase.READY, ""
+
+
+def _rolling(snapshot: Snapshot, rollout: SeenRollout) -> str:
+    """Return how far the rollout is, in a sentence without a number that moves each second."""
+    number = snapshot.revision.number
+    if rollout.paused:
+        return f"the rollout of revision {number} is paused"
+    match rollout.stage:
+        case RolloutStage.SHADOWING:
+            return f"revision {number} gets copies of requests"
+        case RolloutStage.CANARY:
+            return f"revision {number} serves a share and is judged"
+        case RolloutStage.FLIPPED:
+            return f"revision {number} serves all; revision {rollout.live.number} is kept a while"
+        case _:
+            return f"revision {number} is taking over"

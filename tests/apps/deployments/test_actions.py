@@ -3,7 +3,7 @@
 import pytest
 
 from apps.accounts.models import AuditEntry
-from apps.deployments import actions
+from apps.deployments import actions, rollout_orders
 from apps.deployments.models import Decision, Deployment, Event, Replica
 from apps.deployments.orders import Change, NewDeployment, PlacementWish, Resources, Scaling
 from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
@@ -182,13 +182,13 @@ class TestChange:
         row = actions.create(order(), **WHO)
         actions.change(row, patch=Change(engine={"max_model_len": 1024}), **WHO)
 
-        actions.rollback(row, 1, **WHO)
+        rollout_orders.rollback(row, 1, **WHO)
 
         newest = row.revisions.latest("number")
         assert (newest.number, newest.spec) == (3, row.revisions.get(number=1).spec)
 
     def test_names_the_revisions_there_are(self):
-        problem = refusal(lambda: actions.rollback(make_deployment(), 7, **WHO))
+        problem = refusal(lambda: rollout_orders.rollback(make_deployment(), 7, **WHO))
 
         assert (problem.status, problem.code) == (404, "unknown_revision")
 

@@ -299,7 +299,7 @@ class TestVerbs:
         assert body["newest_revision"] == 3
 
     @pytest.mark.parametrize(
-        ("body", "status"), [({"revision": 9}, 404), ({"revision": "x"}, 400), ({}, 400)], ids=str
+        ("body", "status"), [({"revision": 9}, 404), ({"revision": "x"}, 400), ({}, 409)], ids=str
     )
     def test_rollback_to_nowhere_is_refused(self, api, body, status):
         make_deployment()

@@ -136,7 +136,17 @@ class TestRevisions:
 
         steps = plan(snapshot(old, new, hosts=(full,)), NOW)
 
-        assert StopReplica(old.id, "its successor needs its room") in steps
+        until = NOW + timedelta(seconds=30)
+        assert DrainReplica(old.id, until, "its successor needs its room") in steps
+
+    def test_makes_room_for_one_successor_at_a_time(self):
+        leaving = self.old(P.DRAINING, desired=DesiredReplica.DRAINED, drain_until=NOW, in_flight=1)
+        new = replica(P.PENDING, host_id=None, host_state=None)
+        full = host(free_memory_bytes=GIB)
+
+        steps = plan(snapshot(self.old(), leaving, new, hosts=(full,), wanted=2), NOW)
+
+        assert not any(isinstance(step, DrainReplica) for step in steps)
 
     def test_empties_a_cordoned_host_only_once_successors_serve(self):
         leaving = replica(host_cordoned=True)
