@@ -10,6 +10,7 @@ import os
 from celery import Celery
 from celery.beat import EmbeddedService, Scheduler
 from celery.signals import worker_ready, worker_shutting_down
+from kombu.entity import Queue
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 # Checks would import every view, which no task needs; `up` and CI run them.
@@ -37,11 +38,16 @@ app.conf.update(
     task_soft_time_limit=270,
     task_time_limit=300,
     worker_prefetch_multiplier=1,
+    # Taken in turn, so that a pile of documents never keeps telemetry waiting.
+    task_queues=[Queue("celery"), Queue("rag")],  # type: ignore[no-untyped-call]
+    task_default_queue="celery",
+    task_routes={"rag.*": {"queue": "rag"}},
     worker_hijack_root_logger=False,
     worker_soft_shutdown_timeout=8,
     beat_schedule={
         "flush": {"task": "telemetry.flush", "schedule": 10.0, "options": {"expires": 10}},
         "forget": {"task": "telemetry.forget", "schedule": 600.0, "options": {"expires": 600}},
+        "rag": {"task": "rag.tick", "schedule": 10.0, "options": {"expires": 10}},
     },
 )
 

@@ -30,6 +30,9 @@ ENGINE = os.environ.get("HEARTH_ENGINE", "")
 API_TOKEN = os.environ.get("HEARTH_API_TOKEN", "")
 ADMIN_PASSWORD = os.environ.get("HEARTH_ADMIN_PASSWORD", "")
 REDIS_URL = redis_url(DATA_DIR)
+MILVUS_URI = os.environ.get("MILVUS_URI", "")
+"""Address of a Milvus server, cluster or Zilliz Cloud; empty: the embedded one (`vectors`)."""
+MILVUS_TOKEN = os.environ.get("MILVUS_TOKEN", "")
 
 ALLOWED_HOSTS, CSRF_TRUSTED_ORIGINS = public_origins(PUBLIC_URL, WEB_ADDR)
 USE_HTTPS = PUBLIC_URL.startswith("https://")
@@ -50,6 +53,7 @@ INSTALLED_APPS = [
     "apps.fleet",
     "apps.deployments",
     "apps.traffic",
+    "apps.rag",
     "apps.dashboard",
     "controlplane",
 ]
@@ -118,6 +122,10 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_ROOT = DATA_DIR / "static"
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "documents": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"location": DATA_DIR / "documents"},
+    },
     "staticfiles": {"BACKEND": "controlplane.staticfiles.Storage"},
 }
 
@@ -174,6 +182,8 @@ SPECTACULAR_SETTINGS = {
     },
 }
 
+WORKER_APP = "controlplane.celery"
+"""Module of the Celery application, loaded by who first sends it something."""
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 
 LOGGING = {

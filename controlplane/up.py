@@ -90,6 +90,7 @@ class Up:
         self._children: dict[str, Child] = {}
         self._over = asyncio.Event()
         self._drain = False
+        self._bell: int | None = None
         self._keepers: list[asyncio.Task[None]] = []
 
     async def run(self) -> int:
@@ -134,9 +135,27 @@ class Up:
         begun = time.time()
         await self._start_child("agent", programs.pop("agent"))
         await self._until("agent", READY_SECONDS, lambda: _has_orders(self._places, begun))
+        self._listen_for_vectors()
         for name, command in programs.items():
             await self._start_child(name, command)
         self._welcome(prepared, time.monotonic() - started)
+
+    def _listen_for_vectors(self) -> None:
+        """Start the embedded Milvus when somebody first rings for it: it costs 160 MB."""
+        if os.environ.get("MILVUS_URI"):
+            return
+        ring, listening = self._places.run / "vectors.ring", _vectors_socket(self._places)
+        for leftover in (ring, Path(f"{listening}:0")):
+            leftover.unlink(missing_ok=True)
+        os.mkfifo(ring, mode=0o600)
+        self._bell = os.open(ring, os.O_RDWR | os.O_NONBLOCK)
+        asyncio.get_running_loop().add_reader(self._bell, self._vectors_wanted)
+
+    def _vectors_wanted(self) -> None:
+        assert self._bell is not None
+        asyncio.get_running_loop().remove_reader(self._bell)
+        start = self._start_child("vectors", _vectors_command(self._places))
+        self._keepers.append(asyncio.create_task(start, name="vectors-start"))
 
     async def _start_child(self, name: str, command: tuple[str, ...]) -> None:
         child = Child(
@@ -264,6 +283,18 @@ def _programs(places: Places, prepared: dict[str, str]) -> dict[str, tuple[str, 
             "--without-heartbeat",
         ),
     }
+
+
+def _vectors_socket(places: Places) -> Path:
+    return places.run / "vectors.sock"
+
+
+def _vectors_command(places: Places) -> tuple[str, ...]:
+    return (
+        *(sys.executable, "-m", "apps.rag.vectord"),
+        *("--folder", str(places.data / "milvus")),
+        *("--socket", str(_vectors_socket(places))),
+    )
 
 
 def _agent_folder(places: Places) -> tuple[str, ...]:

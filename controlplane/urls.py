@@ -9,6 +9,7 @@ from apps.accounts.urls import api_patterns as accounts
 from apps.catalog.urls import api_patterns as catalog
 from apps.deployments.urls import api_patterns as deployments
 from apps.fleet.urls import api_patterns as fleet
+from apps.rag.urls import api_patterns as rag
 from apps.telemetry.prometheus import Metrics
 from apps.traffic.urls import api_patterns as traffic
 from controlplane.health import livez, readyz
@@ -18,7 +19,7 @@ from controlplane.unknown import unknown_address
 
 urlpatterns = [
     re_path(r"^api/.*\x00", unknown_address),  # PostgreSQL takes no NUL in a name to look for
-    path("api/v1/", include([*catalog, *deployments, *fleet, *traffic, *accounts])),
+    path("api/v1/", include([*catalog, *deployments, *fleet, *traffic, *rag, *accounts])),
     path("api/schema", SchemaView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),
     re_path(r"^api(?:/.*)?$", unknown_address),

@@ -14,6 +14,8 @@ def _choices(kind: type[Role]) -> list[tuple[str, str]]:
 
 class User(AbstractUser):
     role = models.CharField(max_length=16, choices=_choices(Role), default=Role.VIEWER)
+    team = models.CharField(max_length=63, default="default")
+    """Whose knowledge bases they see, and with whom they share cached prefixes."""
 
     class Meta:
         constraints = [

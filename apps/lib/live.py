@@ -22,6 +22,11 @@ def deployment_group(name: str) -> str:
     return f"deployment.{name}"
 
 
+def knowledge_group(uid: object) -> str:
+    """Return the group of one knowledge base's pages."""
+    return f"knowledge.{uid}"
+
+
 def publish(group: str, kind: str, **ids: str | int) -> None:
     """Send `{"type": "changed", "kind": kind, **ids}` to `group` after commit. Never raises."""
     transaction.on_commit(lambda: _send(group, kind, ids), robust=True)
