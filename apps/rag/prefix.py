@@ -44,7 +44,7 @@ def view(
     `ends` are the segments' names and where each ends; `before` is empty when nothing was asked
     yet in this conversation (`first`).
     """
-    same = _common(tokens, before)
+    same = common(tokens, before)
     # The last token of a prompt is always computed: the engine needs its output.
     usable = min(same, max(0, len(tokens) - 1))
     predicted = usable - usable % block_tokens
@@ -61,7 +61,8 @@ def view(
     )
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens both begin with."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return at

@@ -9,7 +9,7 @@ import base64
 import json
 import math
 from array import array
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -132,12 +132,7 @@ async def chat(body: Mapping[str, Any], *, key: str, parent: str) -> AsyncIterat
     The first value is `{"headers": …}`. Raises ServedAway, ServedRefused before the first chunk.
     """
     client = _async_client()
-    request = client.build_request(
-        "POST",
-        f"http://{address()}/v1/chat/completions",
-        json={**body, "stream": True, "stream_options": {"include_usage": True}},
-        headers=_headers(key, parent),
-    )
+    request = client.build_request(**_chat_request(body, key, parent))
     try:
         answer = await client.send(request, stream=True)
     except httpx.HTTPError as error:
@@ -154,6 +149,31 @@ async def chat(body: Mapping[str, Any], *, key: str, parent: str) -> AsyncIterat
         raise ServedAway(f"the stream broke: {error or type(error).__name__}.") from error
     finally:
         await answer.aclose()
+
+
+def chat_now(body: Mapping[str, Any], *, key: str, parent: str) -> Iterator[dict[str, Any]]:
+    """Yield the same as `chat`, for synchronous callers."""
+    limit = httpx.Timeout(300.0, connect=CONNECT_SECONDS)
+    try:
+        with _client().stream(**_chat_request(body, key, parent), timeout=limit) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                _check(answer, str(body.get("model")))
+            yield {"headers": dict(answer.headers)}
+            for line in answer.iter_lines():
+                if line.startswith("data: ") and line != "data: [DONE]":
+                    yield json.loads(line[6:])
+    except httpx.HTTPError as error:
+        raise ServedAway(_unreached(error)) from error
+
+
+def _chat_request(body: Mapping[str, Any], key: str, parent: str) -> dict[str, Any]:
+    return {
+        "method": "POST",
+        "url": f"http://{address()}/v1/chat/completions",
+        "json": {**body, "stream": True, "stream_options": {"include_usage": True}},
+        "headers": _headers(key, parent),
+    }
 
 
 def address() -> str:

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from apps.rag import api
+from apps.rag import api, api_ask
 
 _BASE = "knowledge-bases/<str:base>/"
 _DOCUMENT = f"{_BASE}documents/<uuid:document>/"
@@ -17,6 +17,9 @@ api_patterns: list[URLPattern] = [
     path(f"{_DOCUMENT}text/", api.DocumentText.as_view(), name="documents-text"),
     path(f"{_DOCUMENT}pages/<int:page>/", api.DocumentPage.as_view(), name="documents-page"),
     path(f"{_BASE}chunks/<int:chunk>/", api.ChunkDetail.as_view(), name="chunks-detail"),
+    path(f"{_BASE}search/", api_ask.Search.as_view(), name="knowledge-bases-search"),
+    path(f"{_BASE}ask/", api_ask.Ask.as_view(), name="knowledge-bases-ask"),
+    path(f"{_BASE}runs/<uuid:run>/", api_ask.RunDetail.as_view(), name="knowledge-bases-run"),
     path(f"{_BASE}builds/", api.BuildList.as_view(), name="builds-list"),
     path(f"{_BASE}builds/<int:number>/", api.BuildDetail.as_view(), name="builds-detail"),
     path(f"{_BASE}builds/<int:number>/flip/", api.BuildFlip.as_view(), name="builds-flip"),

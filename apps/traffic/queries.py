@@ -308,6 +308,7 @@ def _usable_keys(now: datetime) -> QuerySet[ApiKey]:
     """Return the keys that work. An expired one stays a day, so that its holder is told so."""
     return (
         ApiKey.objects.filter(revoked_at__isnull=True, owner__is_active=True)
+        .select_related("owner")
         .filter(Q(expires_at__isnull=True) | Q(expires_at__gt=now - _EXPIRED_TOLD_FOR))
         .order_by("created_at", "id")
     )
@@ -324,7 +325,7 @@ def _key_route(row: ApiKey, spent: Spending, now: datetime) -> KeyRoute:
         tpm=row.tpm,
         max_in_flight=row.max_in_flight,
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
-        tenant=f"user-{row.owner_id}",
+        tenant=f"team-{row.owner.team}" if row.owner else "",
         budget_exhausted=state is BudgetState.EXHAUSTED,
         budget_low=state is BudgetState.LOW,
         budget_resets_at=resets_at.timestamp() if resets_at else None,

@@ -125,7 +125,7 @@ def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
         wakeable=model.wakeable,
         wake=model.wake,
         upstream_name="" if name in spec.served_names else spec.served_names[0],
-        block_tokens=_block_tokens(spec),
+        block_tokens=block_tokens(spec),
         context_tokens=spec.settings.max_model_len,
         created_at=model.created_at,
         shares=model.shares,
@@ -133,7 +133,8 @@ def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
     )
 
 
-def _block_tokens(spec: EngineSpec) -> int:
+def block_tokens(spec: EngineSpec) -> int:
+    """Return the size of the prefix-cache blocks of an engine with this spec."""
     if spec.settings.block_size is not None:
         return spec.settings.block_size
     is_cpu_engine = spec.device == "cpu" and spec.engine == "vllm"
