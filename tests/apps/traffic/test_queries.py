@@ -142,9 +142,11 @@ class TestKeys:
             now=world.NOW,
         )[0]
 
-    def test_shares_cached_prefixes_between_the_keys_of_one_owner_alone(self):
-        ada, bob = world.user("ada"), world.user("bob")
-        made = [self.make(ada), self.make(ada), self.make(bob)]
+    def test_shares_cached_prefixes_between_the_keys_of_one_team_alone(self):
+        ada, bob, eve = world.user("ada"), world.user("bob"), world.user("eve")
+        eve.team = "other"
+        eve.save()
+        made = [self.make(ada), self.make(bob), self.make(eve)]
 
         tenants = {key.id: key.tenant for key in table().keys}
 
