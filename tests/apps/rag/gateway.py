@@ -1,4 +1,4 @@
-"""A gateway for tests: speaks HTTP, embeds by hashed words, answers by rule, can be told to fail."""
+"""A gateway for tests: embeds by hashed words, answers by rule, can be told to fail."""
 
 import base64
 import json

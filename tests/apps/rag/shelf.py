@@ -8,6 +8,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from apps.accounts.models import User
 from apps.accounts.states import Role
 from apps.deployments.models import Deployment, Revision
+from apps.lib import clock
 from apps.rag import actions, embedding, ingest, queries
 from apps.rag.models import Document, KnowledgeBase
 from tests.apps.traffic import world
@@ -72,7 +73,7 @@ def upload(
 def ingested(document: Document) -> Document:
     """Bring a document as far as it goes; return it as it is then."""
     for _ in range(6):
-        taken = ingest.take_next(datetime.now(UTC))
+        taken = ingest.take_next(clock.now())
         if taken is None:
             break
         ingest.work_on(taken, seconds=30)
