@@ -16,19 +16,17 @@ from uuid import UUID
 
 import msgspec
 from django.conf import settings
-from django.db.models import Sum
 
 from agents.wire import EngineSpec
 from apps.accounts.models import User
 from apps.deployments.models import Revision
 from apps.lib.problems import Problem
 from apps.lib.sealing import Unsealable, seal, unseal
-from apps.rag import citations, prefix, presenting, prompt, served
-from apps.rag.models import Chunk, Conversation, KnowledgeBase, Run
+from apps.rag import citations, prefix, presenting, prompt, runs, served
+from apps.rag.models import Chunk, Conversation, KnowledgeBase
 from apps.rag.prompt import Passage, Turn
 from apps.rag.retrieval import Trace
 from apps.rag.served import ServedAway, ServedRefused
-from apps.traffic.models import UsageRow
 from apps.traffic.routing import block_tokens
 
 ANSWER_TOKENS = 300
@@ -238,45 +236,10 @@ def finish(prepared: Prepared, answer: Answer, now: datetime) -> dict[str, Any]:
         "profile": trace.asked.profile,
         "build": trace.build.number,
     }
-    record(trace, kind="ask", user=prepared.question.user, usage=usage, timings=timings, now=now)
+    runs.record(
+        trace, kind="ask", user=prepared.question.user, usage=usage, timings=timings, now=now
+    )
     return result
-
-
-def record(
-    trace: Trace,
-    *,
-    kind: str,
-    user: User,
-    usage: Mapping[str, Any],
-    timings: Mapping[str, float],
-    now: datetime,
-) -> None:
-    """Keep the figures of a run: numbers and ids, no text."""
-    Run.objects.create(
-        uid=UUID(trace.asked.run),
-        knowledge_base=trace.asked.base,
-        build=trace.build,
-        profile=trace.asked.profile,
-        kind=kind,
-        user=user.username,
-        at=now,
-        timings=dict(timings),
-        usage=dict(usage),
-        hits=[hit.chunk.pk for hit in trace.hits],
-    )
-
-
-def cost_of(run: UUID) -> dict[str, Any]:
-    """Return what the calls of a run cost, as their usage records say; they come within seconds."""
-    rows = UsageRow.objects.filter(parent_id=str(run))
-    total = rows.aggregate(usd=Sum("cost_usd"))["usd"]
-    calls = rows.values("path", "deployment").annotate(
-        usd=Sum("cost_usd"), prompt_tokens=Sum("prompt_tokens"), output_tokens=Sum("output_tokens")
-    )
-    return {
-        "cost_usd": None if total is None else float(total),
-        "calls": [{**call, "usd": float(call["usd"])} for call in calls.order_by("path")],
-    }
 
 
 def _conversation(

@@ -22,7 +22,7 @@ from apps.lib import clock
 from apps.lib.addresses import gateway_url
 from apps.lib.problems import Problem
 from apps.lib.strict import StrictSerializer
-from apps.rag import answering, asking, presenting, served, takehome
+from apps.rag import answering, asking, presenting, runs, served, takehome
 from apps.rag.answering import Answer, Prepared, Question
 from apps.rag.api import BASE, base_of
 from apps.rag.models import KnowledgeBase, Run
@@ -158,7 +158,7 @@ class Search(GenericAPIView[Any]):
         wanted = order.validated_data
         trial = _trial(wanted)
         trace = search(asking.asked(found, wanted, user=user, trial=trial))
-        answering.record(
+        runs.record(
             trace, kind="search", user=user, usage={}, timings=trace.timings, now=clock.now()
         )
         body = take_home(request, found, "search", _sent(request))
@@ -219,7 +219,7 @@ class RunDetail(GenericAPIView[Run]):
             raise Problem(404, "not_found", f"There is no run {run}.")
         names = ("kind", "profile", "at", "timings", "usage", "hits")
         row = {name: getattr(found, name) for name in names}
-        return Response({"run": found.pk, **row, **answering.cost_of(run)})
+        return Response({"run": found.pk, **row, **runs.cost_of(run)})
 
 
 def answered(prepared: Prepared) -> dict[str, Any]:

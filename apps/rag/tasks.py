@@ -9,7 +9,7 @@ import time
 from celery import shared_task
 
 from apps.lib import clock
-from apps.rag import ingest, queries, upkeep
+from apps.rag import evaluating, ingest, queries, upkeep
 
 SLICE_SECONDS = 4.0
 
@@ -28,9 +28,20 @@ def ingest_documents(**_kwargs: object) -> None:
         ingest_documents.delay()
 
 
+@shared_task(name="rag.evaluate")  # type: ignore[untyped-decorator]  # celery ships no types
+def evaluate(**_kwargs: object) -> None:
+    """Measure a slice of a waiting evaluation, then hand on."""
+    now = clock.now()
+    row = evaluating.take_next(now)
+    if row is not None:
+        evaluating.work_on(row, seconds=SLICE_SECONDS, now=now)
+        evaluate.delay()
+
+
 @shared_task(name="rag.tick")  # type: ignore[untyped-decorator]  # celery ships no types
 def tick(**_kwargs: object) -> None:
     """See that nothing is left lying: documents whose worker died, deleted rows, old builds."""
     upkeep.tidy(clock.now())
     if queries.waiting(clock.now()).exists():
         ingest_documents.delay()
+    evaluate.delay()

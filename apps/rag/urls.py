@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from apps.rag import api, api_ask
+from apps.rag import api, api_ask, api_eval
 
 _BASE = "knowledge-bases/<str:base>/"
 _DOCUMENT = f"{_BASE}documents/<uuid:document>/"
@@ -20,6 +20,18 @@ api_patterns: list[URLPattern] = [
     path(f"{_BASE}search/", api_ask.Search.as_view(), name="knowledge-bases-search"),
     path(f"{_BASE}ask/", api_ask.Ask.as_view(), name="knowledge-bases-ask"),
     path(f"{_BASE}runs/<uuid:run>/", api_ask.RunDetail.as_view(), name="knowledge-bases-run"),
+    path(f"{_BASE}compare/", api_eval.Compare.as_view(), name="knowledge-bases-compare"),
+    path(f"{_BASE}profiles/", api_eval.ProfileList.as_view(), name="profiles-list"),
+    path(f"{_BASE}promote/", api_eval.Promote.as_view(), name="profiles-promote"),
+    path(f"{_BASE}judgements/", api_eval.Judgements.as_view(), name="judgements"),
+    path(f"{_BASE}thumbs/", api_eval.Thumbs.as_view(), name="thumbs"),
+    path(f"{_BASE}evaluate/", api_eval.Evaluate.as_view(), name="knowledge-bases-evaluate"),
+    path(f"{_BASE}evaluations/", api_eval.EvaluationList.as_view(), name="evaluations-list"),
+    path(
+        f"{_BASE}evaluations/<uuid:evaluation>/",
+        api_eval.EvaluationDetail.as_view(),
+        name="evaluations-detail",
+    ),
     path(f"{_BASE}builds/", api.BuildList.as_view(), name="builds-list"),
     path(f"{_BASE}builds/<int:number>/", api.BuildDetail.as_view(), name="builds-detail"),
     path(f"{_BASE}builds/<int:number>/flip/", api.BuildFlip.as_view(), name="builds-flip"),

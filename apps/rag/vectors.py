@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from apps.lib.problems import Problem
+from apps.rag import unpandas
 
 FIRST_USE_SECONDS = 25.0
 """How long the embedded Milvus may take to come up when it is used for the first time."""
@@ -107,6 +108,7 @@ def store() -> Store:
 
 @cache
 def _connected(uri: str, token: str) -> Store:
+    unpandas.load()
     made: Store = import_module("apps.rag.milvus").Milvus(uri, token)
     return made
 
