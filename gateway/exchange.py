@@ -149,6 +149,8 @@ class Exchange:
         if replica.tally.in_flight == 0:
             replica.heard_at = now
         self.core.take(self.deployment, replica, self._uncached_tokens, self.order.blocks)
+        if self.deployment.residency is not None:
+            self.deployment.residency.began(self.order.request_id, replica.id, self.order.blocks)
         self._call_off = replica.pool.open(self)
 
     # --- The answer (gateway.upstream.Sink) --------------------------------------------------
@@ -356,6 +358,11 @@ class Exchange:
         self.core.leave(
             self.deployment, replica, self._uncached_tokens, streamed=self._is_prefilled
         )
+        if self.deployment.residency is not None:
+            usage = self._relay.usage if self._relay is not None else None
+            self.deployment.residency.ended(
+                self.order.request_id, self.order.text_bytes, usage.prompt if usage else 0
+            )
         self._last_replica_id = replica.id
         self._last_revision = replica.route.revision
 

@@ -16,6 +16,7 @@ from gateway.admission import FairQueue
 from gateway.breaker import SLOW_START_SECONDS, Breaker
 from gateway.meter import Tally
 from gateway.prefix import BLOCK_BYTES, DEFAULT_KV_TOKENS, PrefixIndex
+from gateway.residency import Residency
 from gateway.split import with_share
 from gateway.upstream import Pool
 from gateway.wire import ModelRoute, ReplicaRoute, RouteState, RoutingTable
@@ -75,6 +76,8 @@ class Deployment:
     usable: list[Replica] = field(default_factory=list)
     """Ready by the table, not ejected, and of a revision that has a share of the requests."""
     prefixes: PrefixIndex = field(default_factory=PrefixIndex)
+    residency: Residency | None = None
+    """What its engines say they hold; None if none of them does."""
     tally: Tally = field(default_factory=Tally)
     bytes_per_token: float = FIRST_BYTES_PER_TOKEN
     turn: int = 0
@@ -171,6 +174,8 @@ class Fleet:
         for name, replica in known.items():
             if kept.get(name) is not replica:
                 self._remove(deployment, replica)
+        if deployment.residency is None and any(r.route.kv_events for r in kept.values()):
+            deployment.residency = deployment.prefixes.exact = Residency()
         deployment.replicas = kept
         deployment.refresh()
 

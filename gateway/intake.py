@@ -89,7 +89,7 @@ def _order(
         blocks=chain(call.prompt, _salt(key, call)),
         prompt_tokens=prompt_tokens,
         body=rewritten(call, change),
-        head_fields=_head_fields(request_id, headers),
+        head_fields=_head_fields(request_id, headers, deployment),
         answer_fields="",
         drop_usage=change.add_usage,
         drop_running=change.running_usage,
@@ -121,8 +121,11 @@ def _session(headers: dict[bytes, bytes], call: Call, key: KeyRoute) -> str:
     return f"{key.tenant}\0{name}" if name else ""
 
 
-def _head_fields(request_id: str, headers: dict[bytes, bytes]) -> str:
+def _head_fields(request_id: str, headers: dict[bytes, bytes], deployment: Deployment) -> str:
     fields = f"content-type: application/json\r\nx-request-id: {request_id}\r\n"
+    if deployment.residency is not None:
+        # The engine names it in the events of the blocks that this request stores.
+        fields += f"x-session-id: {request_id}\r\n"
     if b"traceparent" in headers:
         for name in _TRACE_HEADERS:
             value = headers.get(name, b"")

@@ -33,3 +33,8 @@ class Order(msgspec.Struct, gc=False):
     """The gateway asked for running usage, the client did not."""
     received_at: float
     """Monotonic."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Length of the prompt; 0 if media are in it, whose tokens have nothing to do with it."""
+        return self.call.prompt_bytes if self.call.prompt_bytes == len(self.call.prompt) else 0

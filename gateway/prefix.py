@@ -9,6 +9,7 @@ by `gateway.router` and `gateway.peers`.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 from zlib import adler32, crc32
 
 BLOCK_BYTES = 512
@@ -40,6 +41,13 @@ def chain(prompt: bytes, salt: bytes) -> list[Block]:
     return hashes
 
 
+class Exact(Protocol):
+    """What engines say of themselves (`gateway.residency`)."""
+
+    def corrected(self, blocks: Sequence[Block], own: dict[str, float]) -> dict[str, float]:
+        """Return the depths that are known to be so in place of those believed."""
+
+
 class PrefixIndex:
     """What each replica of one deployment is believed to hold.
 
@@ -48,6 +56,8 @@ class PrefixIndex:
     """
 
     def __init__(self) -> None:
+        self.exact: Exact | None = None
+        """What engines themselves say they hold, where they do."""
         self._holders: dict[Block, int] = {}
         self._recency: dict[str, OrderedDict[Block, None]] = {}
         self._bits: dict[str, int] = {}
@@ -73,10 +83,10 @@ class PrefixIndex:
         for block in self._recency.pop(replica):
             self._drop_holder(block, bit)
 
-    def match(self, blocks: Sequence[Block]) -> dict[str, int]:
+    def match(self, blocks: Sequence[Block]) -> dict[str, float]:
         """Return for each replica that holds the first block how many leading blocks it holds."""
         holders, alive = self._holders, 0
-        depths: dict[str, int] = {}
+        depths: dict[str, float] = {}
         for depth, block in enumerate(blocks):
             held = holders.get(block, 0)
             if depth:
@@ -89,7 +99,7 @@ class PrefixIndex:
                 break
         else:
             self._note(alive, len(blocks), depths)
-        return depths
+        return depths if self.exact is None else self.exact.corrected(blocks, depths)
 
     def place(self, replica: str, blocks: Sequence[Block]) -> None:
         """Note that `replica` now holds `blocks`.
@@ -136,7 +146,7 @@ class PrefixIndex:
         else:
             del self._holders[block]
 
-    def _note(self, mask: int, depth: int, depths: dict[str, int]) -> None:
+    def _note(self, mask: int, depth: int, depths: dict[str, float]) -> None:
         while mask:
             bit = mask & -mask
             depths[self._names[bit]] = depth

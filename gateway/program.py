@@ -22,6 +22,7 @@ from gateway.app import Gateway
 from gateway.core import Core
 from gateway.follow import follow
 from gateway.home import Home, open_home
+from gateway.kv_feed import follow_events
 from gateway.link import Link, LinkError
 from gateway.live import Reporter
 from gateway.peers import Peers
@@ -93,6 +94,7 @@ def _assemble(settings: Settings) -> _Parts:
     jobs: dict[str, _Job] = {
         "queues": lambda: watch_queues(core),
         "sweep": lambda: sweep(core, app.clients),
+        "kv_events": lambda: follow_events(core),
     }
     parts = _Parts(core, app, spool, jobs)
     if home is not None:

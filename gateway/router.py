@@ -73,7 +73,7 @@ class Choice[C: Candidate](msgspec.Struct, gc=False):
     uncached_tokens: int
 
 
-type Policy = Callable[[Sequence[Candidate], Ask, dict[str, int]], tuple[Candidate, str]]
+type Policy = Callable[[Sequence[Candidate], Ask, dict[str, float]], tuple[Candidate, str]]
 
 
 def choose[C: Candidate](
@@ -91,7 +91,7 @@ def choose[C: Candidate](
     return _result(cast(C, replica), name, ask, depths)
 
 
-def _result[C: Candidate](replica: C, reason: str, ask: Ask, depths: dict[str, int]) -> Choice[C]:
+def _result[C: Candidate](replica: C, reason: str, ask: Ask, depths: dict[str, float]) -> Choice[C]:
     cached = _cached_tokens(replica, ask, depths)
     return Choice(
         replica,
@@ -101,7 +101,7 @@ def _result[C: Candidate](replica: C, reason: str, ask: Ask, depths: dict[str, i
     )
 
 
-def _cached_tokens(replica: Candidate, ask: Ask, depths: dict[str, int]) -> int:
+def _cached_tokens(replica: Candidate, ask: Ask, depths: dict[str, float]) -> int:
     """Tokens the replica need not prefill; the engine always computes the last one."""
     matched = int(depths.get(replica.id, 0) * ask.block_tokens)
     return max(0, min(matched, ask.prompt_tokens - 1))
@@ -124,7 +124,7 @@ def _not_ramping[C: Candidate](candidates: Sequence[C], now: float) -> Sequence[
 
 
 def _by_prefix(
-    candidates: Sequence[Candidate], ask: Ask, depths: dict[str, int]
+    candidates: Sequence[Candidate], ask: Ask, depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     prompt, block_tokens, alpha = ask.prompt_tokens, ask.block_tokens, ask.alpha
     best, ties = float("inf"), [candidates[0]]
@@ -141,27 +141,27 @@ def _by_prefix(
 
 
 def _by_fewest(
-    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, int]
+    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     fewest = min(c.in_flight for c in candidates)
     return random.choice([c for c in candidates if c.in_flight == fewest]), "least-in-flight"
 
 
 def _by_two(
-    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, int]
+    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     first, second = random.sample(candidates, 2)
     return (first if first.in_flight <= second.in_flight else second), "power-of-two"
 
 
 def _by_turn(
-    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, int]
+    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     return candidates[ask.turn % len(candidates)], "round-robin"
 
 
 def _by_hash(
-    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, int]
+    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     """Highest random weight with bounded load.
 

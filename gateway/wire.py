@@ -48,6 +48,13 @@ class Queue(Message, frozen=True, kw_only=True):
     """The same while a wakeable deployment has no ready replica: a cold start takes minutes."""
 
 
+class KvEvents(Message, frozen=True, kw_only=True):
+    """Where an engine tells of its KV cache: ZeroMQ addresses, `ipc:///path` or `tcp://host:port`."""
+
+    endpoint: str
+    replay_endpoint: str
+
+
 class ReplicaRoute(Message, frozen=True, kw_only=True):
     id: str
     url: str
@@ -58,6 +65,8 @@ class ReplicaRoute(Message, frozen=True, kw_only=True):
     kv_cache_tokens: int | None = None
     ready_at: float | None = None
     """When it became ready: slow start counts from here."""
+    kv_events: KvEvents | None = None
+    """For the exact mode; None, or out of reach from here: the gateway's own index counts."""
     revision: int = 0
     """Number of the deployment's revision that it runs; 0 = not known."""
 

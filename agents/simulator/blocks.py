@@ -7,8 +7,14 @@ host memory. Pure and synchronous; called by `core`.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+_MISSING = object()
+
+
+def _nobody(_block: int) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class BlockPool:
         self._idle: OrderedDict[int, None] = OrderedDict()
         self._host: OrderedDict[int, None] = OrderedDict()
         self._unnamed = 0
+        self.on_stored: Callable[[int], None] = _nobody
+        """Called with each block that is cached now and was not before."""
+        self.on_removed: Callable[[int], None] = _nobody
+        """Called with each block that is cached no more, in either tier."""
 
     @property
     def used_blocks(self) -> int:
@@ -86,13 +96,15 @@ class BlockPool:
 
     def forget(self) -> None:
         """Drop all that is cached and not held, in both tiers."""
+        for block in {*self._idle, *(self._host.keys() - self._holders.keys())}:
+            self.on_removed(block)
         self._idle.clear()
         self._host.clear()
 
     def _hold(self, block: int) -> None:
         holders = self._holders.get(block, 0)
-        if not holders:
-            self._idle.pop(block, None)
+        if not holders and self._idle.pop(block, _MISSING) is _MISSING and block not in self._host:
+            self.on_stored(block)
         self._holders[block] = holders + 1
 
     def _evict(self) -> None:
@@ -102,8 +114,11 @@ class BlockPool:
 
     def _keep_in_host(self, block: int) -> None:
         if not self.host_blocks:
+            self.on_removed(block)
             return
         self._host[block] = None
         self._host.move_to_end(block)
         if len(self._host) > self.host_blocks:
-            self._host.popitem(last=False)
+            gone, _ = self._host.popitem(last=False)
+            if gone not in self._holders and gone not in self._idle:
+                self.on_removed(gone)

@@ -6,11 +6,13 @@ belong to the loop's thread. Called by `generation` and `api`.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Protocol
 
 from agents.simulator.core import Core
+from agents.simulator.kv_events import CacheTeller
 from agents.simulator.metrics import Meters
 from agents.simulator.runs import Run
 
@@ -55,8 +57,11 @@ class EngineDead(Exception):
 class SimulatedEngine:
     """Runs a `Core` on the running event loop. Times inside are the loop's."""
 
-    def __init__(self, core: Core, meters: Meters, ballast: Ballast) -> None:
+    def __init__(
+        self, core: Core, meters: Meters, ballast: Ballast, teller: CacheTeller | None = None
+    ) -> None:
         self.core = core
+        self._teller = teller
         self.meters = meters
         self.is_dead = False
         self.level: SleepLevel | None = None
@@ -97,6 +102,7 @@ class SimulatedEngine:
         """Freeze everything in flight."""
         self._catch_up()
         self.core.pause()
+        self._tell()
         self._arm()
 
     def resume(self) -> None:
@@ -158,7 +164,12 @@ class SimulatedEngine:
             self.meters.saw_step(step)
             for run in step.runs:
                 self._hand_over(run)
+        self._tell()
         self._tell_drained()
+
+    def _tell(self) -> None:
+        if self._teller is not None:
+            self._teller.tell(time.time())
 
     def _hand_over(self, run: Run) -> None:
         listener = self._listeners.get(run)

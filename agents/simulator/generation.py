@@ -91,6 +91,9 @@ class Generation:
             blocks=blocks,
             ending=answer.ending,
         )
+        if self._replica.teller is not None:
+            session = self._exchange.headers.get("x-session-id", "")
+            self._replica.teller.describe(blocks, prompt + answer.data, ask.cache_salt, session)
         return Choice(len(self._choices), run, answer)
 
     # --- The engine's calls -------------------------------------------------------------------

@@ -9,8 +9,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from agents.simulator.core import Limits, Timing
 from agents.simulator.faults import Fault, parse_fault
+from agents.simulator.kv_events import KvEventsConfig
 
 _TASKS = ("chat", "embed", "rerank")
 
@@ -40,6 +43,7 @@ class Options:
     prompt_tokens_details: bool = False
     request_id_headers: bool = False
     dev_mode: bool = False
+    kv_events: KvEventsConfig | None = None
 
     @property
     def generates(self) -> bool:
@@ -87,6 +91,7 @@ def parse_options(argv: Sequence[str]) -> Options:
         prompt_tokens_details=given.enable_prompt_tokens_details,
         request_id_headers=given.enable_request_id_headers,
         dev_mode=given.dev_mode,
+        kv_events=given.kv_events_config,
     )
 
 
@@ -128,6 +133,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     add("--max-num-queued-reqs", type=_whole(1), help="503 beyond this many in flight")
     add("--enable-prompt-tokens-details", action="store_true")
     add("--enable-request-id-headers", action="store_true")
+    add("--kv-events-config", type=_kv_events, help="JSON; publishes what the cache holds")
     add("--dev-mode", action="store_true", help="serve /sleep, /wake_up, /pause, /resume …")
 
 
@@ -187,6 +193,18 @@ def _rate(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
     return value
+
+
+def _kv_events(text: str) -> KvEventsConfig | None:
+    try:
+        config = msgspec.json.decode(text, type=KvEventsConfig)
+    except msgspec.MsgspecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not config.enable_kv_cache_events:
+        return None
+    if not (config.endpoint and config.replay_endpoint):
+        raise argparse.ArgumentTypeError("endpoint and replay_endpoint are both needed")
+    return config
 
 
 def _fault(text: str) -> Fault:

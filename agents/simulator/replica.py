@@ -12,6 +12,7 @@ from agents.simulator.engine import SimulatedEngine
 from agents.simulator.errors import ApiError, engine_died
 from agents.simulator.faults import Fault
 from agents.simulator.http1 import Exchange
+from agents.simulator.kv_events import CacheTeller
 from agents.simulator.options import Options
 
 PROBE_ID_PREFIX = "hearth-probe"
@@ -29,6 +30,8 @@ class Replica:
     """Called when the engine died by a fault; ends the process soon after."""
     started_at: float
     """Unix time."""
+    teller: CacheTeller | None = None
+    """Tells of the KV cache; None if nobody asked for it."""
     is_draining: bool = False
     requests_seen: int = 0
 

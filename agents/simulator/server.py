@@ -17,6 +17,7 @@ from agents.simulator.core import Core
 from agents.simulator.engine import Ballast, SimulatedEngine
 from agents.simulator.faults import FaultKind
 from agents.simulator.http1 import Connection
+from agents.simulator.kv_events import CacheTeller, Publisher
 from agents.simulator.loading import load
 from agents.simulator.metrics import Meters
 from agents.simulator.options import Options
@@ -82,9 +83,14 @@ class Server:
             generates=options.generates,
         )
         core = Core(options.limits, options.timing)
+        teller = None
+        if options.kv_events is not None:
+            publisher = Publisher(options.kv_events)
+            teller = CacheTeller(core.pool, options.limits.block_tokens, publisher)
         return Replica(
             options=options,
-            engine=SimulatedEngine(core, meters, ballast),
+            teller=teller,
+            engine=SimulatedEngine(core, meters, ballast, teller),
             author=Author(options.seed),
             on_crash=self._on_crash,
             started_at=time.time(),
