@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import httpx
 
+from agents import answers
 from agents.engines.base import Engine
 from agents.ground import Ground
 from agents.runtimes.base import Instance, RuntimeFault
@@ -24,6 +25,8 @@ LOG_LINES = 400
 """Lines read at a time while an engine starts; more than it prints in LOG_INTERVAL_SECONDS."""
 PROBE_TIMEOUT_SECONDS = 60.0
 """For the health answer and one real token; the first token may wait for a slow CPU."""
+ANSWERS_TIMEOUT_SECONDS = 120.0
+"""For the check of the first answers, which takes a second."""
 HEALTH_INTERVAL_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 5.0
 DOUBT_FAILURES = 3
@@ -60,7 +63,7 @@ class Attendant:
     async def follow(self, on_ready: Callable[[], None]) -> None:
         """Bring the instance to ready, call `on_ready`, watch it; return when it has ended.
 
-        Raises GivenUp(`start_timeout` | `unhealthy`).
+        Raises GivenUp(`start_timeout` | `bad_answers` | `unhealthy`).
         """
         if self._status.phase is not ObservedPhase.READY:
             if not await self._bring_up():
@@ -98,9 +101,28 @@ class Attendant:
 
     async def _arrive(self, instance: Instance) -> bool:
         await self._read_log(instance)
+        await self._check_answers()
         self.clock.end(self._ground.monotonic())
         self._status.stages(dict(self.clock.seconds))
         return True
+
+    async def _check_answers(self) -> None:
+        """Look at its first answers. Raises GivenUp(`bad_answers`) if they make no sense.
+
+        An engine that tells nothing of them, or not in time, passes: it is healthy and answered.
+        """
+        if not self._order.spec.settings.check_answers:
+            return
+        self.clock.begin("check", self._ground.monotonic())
+        self._status.stage(self.clock.stage)
+        try:
+            async with asyncio.timeout(ANSWERS_TIMEOUT_SECONDS):
+                seen = await self._engine.first_answers(self._client, self._order)
+        except (httpx.HTTPError, TimeoutError, ValueError, LookupError):
+            return
+        self._status.answers(seen)
+        if why := answers.trouble(seen, self._order.answers_baseline):
+            raise GivenUp("bad_answers", why)
 
     def _start_deadline(self) -> float:
         """Return when to give up, by the monotonic clock: the wall clock may be set meanwhile.

@@ -35,12 +35,18 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
     weights_dir = ground.run_root
     if order.spec.engine is not EngineKind.SIMULATOR:  # which only says that it has weights
         weights_dir = await ground.weights.ensure(order.spec.weights, status.progress)
+    more = [adapter.weights for adapter in order.spec.adapters]
+    adapters = [await ground.weights.ensure(ref, status.progress) for ref in more]
+    draft = order.spec.draft
+    draft_dir = None if draft is None else await ground.weights.ensure(draft, status.progress)
     clock.end(ground.monotonic())
     status.stages(clock.seconds)
     place = Place(
         host_id=ground.host_id,
         runtime=runtime.kind,
         weights_dir=weights_dir,
+        adapter_dirs=tuple(adapters),
+        draft_dir=draft_dir,
         run_dir=standing.make_run_dir(ground.run_root, order),
         engine_command=_command(order, ground, runtime.kind),
         image=image,

@@ -122,3 +122,7 @@ def check(order: ReplicaOrder, image: str, runtime: RuntimeKind, policy: Policy)
         check_image(image, policy)
     if order.spec.engine is not EngineKind.SIMULATOR:
         check_weights(order.spec.weights, policy)
+    for adapter in order.spec.adapters:
+        check_weights(adapter.weights, policy)
+    if order.spec.draft is not None:
+        check_weights(order.spec.draft, policy)

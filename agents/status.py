@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agents.answers import Answers
 from agents.journal import Move, Past
 from agents.wire import Endpoint, ObservedPhase, Progress, ReplicaReport, RuntimeKind
 
@@ -85,6 +86,10 @@ class Status:
     def capacity(self, kv_cache_tokens: int | None) -> None:
         if kv_cache_tokens is not None and kv_cache_tokens != self.report.kv_cache_tokens:
             self._change(kv_cache_tokens=kv_cache_tokens)
+
+    def answers(self, answers: Answers) -> None:
+        """Keep what its first answers showed."""
+        self._change(answers=answers)
 
     def memory(self, memory_bytes: int | None) -> None:
         """Keep the memory it holds: told with samples and complete reports, no change by itself."""

@@ -11,23 +11,13 @@ Times are seconds since the Unix epoch (`_at`) or durations (`_seconds`); sizes 
 
 from enum import StrEnum
 
-import msgspec
+from agents.answers import Answers, AnswersBaseline
+from agents.engine_settings import EngineSettings as EngineSettings
+from agents.message import Message as Message
+from agents.message import decode as decode
+from agents.message import encode as encode
 
 PROTOCOL_VERSION = 1
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A value on the wire; decode with `decode(kind, body)`, encode with `encode(message)`."""
-
-
-def encode(message: Message) -> bytes:
-    """Return the JSON of `message`, UTF-8."""
-    return msgspec.json.encode(message)
-
-
-def decode[M: Message](kind: type[M], body: bytes) -> M:
-    """Return `body` as a `kind`. Raises msgspec.ValidationError naming the wrong field."""
-    return msgspec.json.decode(body, type=kind)
 
 
 class EngineKind(StrEnum):
@@ -168,26 +158,12 @@ class WeightsRef(Message, frozen=True, kw_only=True):
     cannot reach the first."""
 
 
-class EngineSettings(Message, frozen=True, kw_only=True):
-    """Typed engine settings; the agent turns them into argv. None leaves the engine's default."""
+class Adapter(Message, frozen=True, kw_only=True):
+    """A LoRA adapter that the engine serves as a model of its own."""
 
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    gpu_memory_utilization: float | None = None
-    kv_cache_bytes: int | None = None
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    quantization: str | None = None
-    dtype: str | None = None
-    kv_cache_dtype: str | None = None
-    block_size: int | None = None
-    enforce_eager: bool = False
-    enable_prefix_caching: bool = True
-    tool_call_parser: str | None = None
-    reasoning_parser: str | None = None
-    omp_threads: int | None = None
-    """OpenMP threads of a CPU engine."""
+    name: str
+    """Public name: `<deployment>:<adapter>`."""
+    weights: WeightsRef
 
 
 class SimulatorSettings(Message, frozen=True, kw_only=True):
@@ -221,6 +197,9 @@ class EngineSpec(Message, frozen=True, kw_only=True):
     weights: WeightsRef
     served_names: tuple[str, ...]
     settings: EngineSettings = EngineSettings()
+    adapters: tuple[Adapter, ...] = ()
+    draft: WeightsRef | None = None
+    """Weights of the draft model of speculative decoding."""
     simulator: SimulatorSettings | None = None
     gpu_uuids: tuple[str, ...] = ()
     memory_bytes: int | None = None
@@ -239,6 +218,8 @@ class ReplicaOrder(Message, frozen=True, kw_only=True):
     """Bumped on every change of this order; a restart is a higher generation."""
     desired: DesiredPhase
     spec: EngineSpec
+    answers_baseline: AnswersBaseline | None = None
+    """What the live revision's first answers showed, None while nothing serves."""
     stop_grace_seconds: float = 20.0
     """From SIGTERM to SIGKILL; also passed to the engine as its shutdown timeout."""
 
@@ -322,7 +303,8 @@ class ReplicaReport(Message, frozen=True, kw_only=True):
     code: str = ""
     """Stable word for the reason: `exit`, `oom`, `weights_checksum`, `disk_full`, `docker_down`,
     `image_missing`, `engine_install`, `start_timeout`, `unhealthy`, `weights_missing`, `refused`
-    (this host's policy or the engine's settings do not allow it)."""
+    (this host's policy or the engine's settings do not allow it), `bad_answers`
+    (the model's first answers make no sense)."""
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
     """Last 50 lines, with `failed` only."""
@@ -335,6 +317,8 @@ class ReplicaReport(Message, frozen=True, kw_only=True):
     engine_version: str = ""
     kv_cache_tokens: int | None = None
     memory_bytes: int | None = None
+    answers: Answers | None = None
+    """What its first answers showed, before it took traffic."""
 
 
 class ReplicaSample(Message, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import httpx
 
+from agents.answers import Answers
 from agents.runtimes.base import Launch
 from agents.wire import EngineKind, ReplicaOrder, ReplicaSample, RuntimeKind
 
@@ -24,6 +25,10 @@ class Place:
     """Unpacked weights, read-only for the engine."""
     run_dir: Path
     """0700 folder of this replica."""
+    adapter_dirs: tuple[Path, ...] = ()
+    """Unpacked LoRA adapters, in the order of the spec."""
+    draft_dir: Path | None = None
+    """Weights of the draft model of speculative decoding."""
     engine_command: tuple[str, ...]
     """How to start the engine in the process runtime, e.g. (`/…/venv/bin/vllm`, `serve`)."""
     image: str
@@ -64,6 +69,9 @@ class Engine(Protocol):
 
     async def probe(self, client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
         """Return whether the engine is healthy and answers one real token (or embedding)."""
+
+    async def first_answers(self, client: httpx.AsyncClient, order: ReplicaOrder) -> Answers:
+        """Return what its first answers show, all None if it tells nothing of them."""
 
     async def healthy(self, client: httpx.AsyncClient) -> bool:
         """Return whether a ready engine is still healthy; cheap, asked every few seconds."""

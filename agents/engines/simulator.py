@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 import agents
+from agents.answers import Answers
 from agents.engines import vllm_api
 from agents.engines.base import Place, StageMark
 from agents.runtimes.base import Launch
@@ -75,6 +76,10 @@ class SimulatorEngine:
     async def probe(self, client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
         """Return whether it is healthy and answers one token, vector or score."""
         return await vllm_api.probe(client, order)
+
+    async def first_answers(self, client: httpx.AsyncClient, order: ReplicaOrder) -> Answers:
+        """Return nothing: no model answers here."""
+        return Answers()
 
     async def healthy(self, client: httpx.AsyncClient) -> bool:
         """Return whether `/health` answers 200."""

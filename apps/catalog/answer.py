@@ -19,7 +19,7 @@ from apps.catalog import shapes
 from apps.catalog.entry import Device, Variant
 from apps.catalog.need import Need, estimate
 from apps.catalog.rooms import GpuRoom, HostRoom
-from apps.catalog.settings import splits_evenly
+from apps.catalog.settings import gpu_refusal, splits_evenly
 
 GPU_SHARE_RATIO = 0.92
 """The engine's own default for `gpu_memory_utilization`."""
@@ -139,6 +139,10 @@ class _Case:
         gpus = self._usable_gpus()
         if not gpus:
             return self.no(self._why_no_gpu())
+        refusals = [gpu_refusal(self.variant, settings, gpu.compute_capability) for gpu in gpus]
+        gpus = [gpu for gpu, refusal in zip(gpus, refusals, strict=True) if not refusal]
+        if not gpus:
+            return self.no(refusals[0])
         answers = [
             self._on_group(sized, group)
             for sized in self._sizes(settings, len(gpus))

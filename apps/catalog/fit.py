@@ -142,7 +142,8 @@ def _best_on_host(variants: Sequence[Variant], room: HostRoom, wish: Wish) -> Ho
     fitting = [answer for answer in answers if answer.fits]
     if fitting:
         return fitting[0]
-    return min(answers, key=lambda answer: answer.missing_bytes or math.inf)
+    # What the host's own devices say tells more than that it has no others.
+    return min(answers, key=lambda a: (a.device not in room.devices, a.missing_bytes or math.inf))
 
 
 def _device_missing(variant: Variant, room: HostRoom, wish: Wish) -> HostFit:

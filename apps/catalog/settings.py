@@ -1,116 +1,36 @@
 """The engine settings of a variant on a device, with an order's own settings above them.
 
-Decides which settings may be changed, their ranges, and what an error says. One declaration,
-`RULES`, feeds the check, the API and the docs. Called by the deployments app, by the fit and by
-the reader of catalog files. Pure.
+What can be set, its ranges and sentences are declared once, in `agents.engine_settings`; what a
+device can run in `agents.engine_support`. This module checks orders against both and against the
+model. For others: `SETTINGS`, `engine_settings`, `checked_alone`, `accepted`, `choices_on`,
+`unavailable`, `gpu_refusal`, `splits_evenly`, `BadSetting`. Pure.
 """
 
 import difflib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from agents import engine_flags, engine_support
+from agents.engine_settings import SETTINGS as SETTINGS
+from agents.setting import Setting, plain
 from agents.wire import EngineSettings
-from apps.catalog.entry import Device, Shape, Variant
+from apps.catalog.entry import SOURCE_FORMS, Device, Quantization, Shape, Variant
 
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """Range and meaning of one engine setting; bounds are inclusive."""
-
-    kind: type
-    help: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    multiple_of: dict[Device, int] | None = None
-
-    def accepted(self, device: Device) -> str:
-        """Say in words what is accepted on `device`."""
-        if self.choices:
-            return "one of " + ", ".join(self.choices)
-        if self.kind is bool:
-            return "true or false"
-        if self.kind is str:
-            return "a name"
-        number = "a whole number" if self.kind is int else "a number"
-        step = (self.multiple_of or {}).get(device)
-        every = f" that is a multiple of {step}" if step else ""
-        return f"{number}{every} from {self.low:g} to {self.high:g}"
-
-
-MIB = 1024**2
-TIB = 1024**4
-
-RULES: dict[str, Rule] = {
-    "max_model_len": Rule(
-        kind=int, low=1, high=16_777_216, help="Longest request, prompt and answer, in tokens."
-    ),
-    "max_num_seqs": Rule(
-        kind=int, low=1, high=4096, help="Most requests that are computed at the same time."
-    ),
-    "max_num_batched_tokens": Rule(
-        kind=int, low=32, high=1_048_576, help="Most tokens in one step of the engine."
-    ),
-    "gpu_memory_utilization": Rule(
-        kind=float, low=0.05, high=0.98, help="Share of a GPU's memory that the engine takes."
-    ),
-    "kv_cache_bytes": Rule(
-        kind=int, low=MIB, high=TIB, help="Size of the KV cache, for each GPU or for the CPU."
-    ),
-    "tensor_parallel_size": Rule(
-        kind=int, low=1, high=64, help="GPUs that share each layer; must divide the heads."
-    ),
-    "pipeline_parallel_size": Rule(
-        kind=int, low=1, high=64, help="Stages into which the layers are split."
-    ),
-    "quantization": Rule(
-        kind=str,
-        choices=(
-            "awq",
-            "compressed-tensors",
-            "fp8",
-            "fp8_per_tensor",
-            "fp8_per_block",
-            "gptq",
-            "int8_per_channel_weight_only",
-            "modelopt",
-            "modelopt_fp4",
-            "mxfp4",
-            "mxfp8",
-        ),
-        help="Quantization method; leave it out and the engine reads it from the weights.",
-    ),
-    "dtype": Rule(
-        kind=str,
-        choices=("auto", "bfloat16", "float16", "float32"),
-        help="Number format of the computation.",
-    ),
-    "kv_cache_dtype": Rule(
-        kind=str,
-        # Others are accepted by the engine; on CPU two of them answer garbage.
-        choices=("auto", "bfloat16", "float16", "fp8", "fp8_e4m3"),
-        help="Number format of the KV cache; fp8 halves it.",
-    ),
-    "block_size": Rule(
-        kind=int,
-        low=16,
-        high=1024,
-        multiple_of={Device.CPU: 32, Device.CUDA: 16},
-        help="Tokens in a block of the KV cache, the unit in which prefixes are reused.",
-    ),
-    "enforce_eager": Rule(
-        kind=bool, help="Run without compilation and graphs: faster start, slower answers."
-    ),
-    "enable_prefix_caching": Rule(
-        kind=bool, help="Reuse the KV cache of a prompt's beginning between requests."
-    ),
-    "tool_call_parser": Rule(kind=str, help="Parser that turns the model's text into tool calls."),
-    "reasoning_parser": Rule(kind=str, help="Parser that splits reasoning from the answer."),
-    "omp_threads": Rule(kind=int, low=1, high=512, help="Threads of a CPU engine."),
+METHODS = {
+    Quantization.FP8: "fp8",
+    Quantization.AWQ: "awq",
+    Quantization.GPTQ: "gptq",
+    Quantization.W8A8: "compressed-tensors",
+    Quantization.W4A16: "compressed-tensors",
+    Quantization.MXFP4: "mxfp4",
+    Quantization.NVFP4: "modelopt_fp4",
 }
+"""How weights are stored -> the engine's method for it."""
+ADAPTER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
+_SUPPORTED = ("quantization", "kv_cache_dtype")
 
 
 class BadSetting(ValueError):
@@ -136,10 +56,76 @@ def engine_settings(
         **{name: _known(name, value) for name, value in overrides.items()},
     }
     for name, value in merged.items():
-        _check(name, value, device)
+        checked_alone(name, value, device)
     settings = msgspec.convert({k: v for k, v in merged.items() if v is not None}, EngineSettings)
-    _check_against_model(settings, variant)
+    _check_against_model(settings, variant, device)
     return settings
+
+
+def checked_alone(name: str, value: object, device: Device | str) -> None:
+    """Raise BadSetting unless `value` is None or what setting `name` takes on `device`."""
+    setting = SETTINGS[name]
+    if value is None or value == setting.initial:
+        return
+    if why := setting.refused_on.get(device):
+        raise BadSetting(name, f"`{name}` cannot be set on {device}: {why} Leave it out.")
+    if not _has_kind(value, setting) or not _in_range(value, setting, device):
+        raise BadSetting(name, f"`{name}` is {value!r}: give {accepted(setting, device)}")
+    if name in _SUPPORTED and (why := engine_support.why_not(name, str(value), device)):
+        able = ", ".join(choices_on(setting, device))
+        raise BadSetting(name, f"`{name}` is {value!r}: {why} Give one of {able}")
+    if name == "extra_args":
+        _check_arguments(value)
+    if name in ("lora_adapters", "speculative_model"):
+        _check_sources(name, value)
+
+
+def accepted(setting: Setting, device: Device | str) -> str:
+    """Say in words what `setting` takes on `device`."""
+    if setting.choices:
+        return "one of " + ", ".join(choices_on(setting, device))
+    if setting.kind is bool:
+        return "true or false"
+    if setting.kind is dict:
+        return "names with their sources"
+    if setting.kind is str:
+        return "a name"
+    if setting.low is None or setting.high is None:
+        return "a list of words"
+    number = {int: "a whole number", tuple: "whole numbers"}.get(setting.kind, "a number")
+    step = setting.step(device)
+    every = f" that is a multiple of {step}" if step else ""
+    return f"{number}{every} from {plain(setting.low)} to {plain(setting.high)}"
+
+
+def choices_on(setting: Setting, device: Device | str, capability: str = "") -> tuple[str, ...]:
+    """Return the choices of `setting` that `device` can run."""
+    return tuple(
+        choice for choice in setting.choices if not unavailable(setting, choice, device, capability)
+    )
+
+
+def unavailable(setting: Setting, choice: str, device: Device | str, capability: str = "") -> str:
+    """Return why `device` cannot have `choice` of `setting`, empty if it can."""
+    if why := setting.refused_on.get(device):
+        return why
+    return engine_support.why_not(setting.name, choice, device, capability)
+
+
+def gpu_refusal(variant: Variant, settings: EngineSettings, capability: str) -> str:
+    """Return why a GPU of `capability` cannot run `variant` with `settings`, empty if it can.
+
+    Names the setting and what to do.
+    """
+    method = settings.quantization or METHODS.get(variant.quantization, "")
+    if why := engine_support.why_not("quantization", method, Device.CUDA, capability):
+        able = ", ".join(engine_support.methods_for("quantization", Device.CUDA, capability))
+        return f"`quantization` {method}: {why} Take another variant or one of {able}"
+    kind = settings.kv_cache_dtype or "auto"
+    if why := engine_support.why_not("kv_cache_dtype", kind, Device.CUDA, capability):
+        able = ", ".join(engine_support.methods_for("kv_cache_dtype", Device.CUDA, capability))
+        return f"`kv_cache_dtype` {kind}: {why} Give one of {able}"
+    return ""
 
 
 def _device(variant: Variant, device: Device | str) -> Device:
@@ -163,38 +149,59 @@ def _given(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _known(name: str, value: object) -> object:
-    if name in RULES:
-        return value
-    near = difflib.get_close_matches(name, RULES, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(RULES))}"
+    if name in SETTINGS:
+        return tuple(value) if isinstance(value, list) else value
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(sorted(SETTINGS))}"
     raise BadSetting(name, f"`{name}` is not an engine setting: {hint}")
 
 
-def _check(name: str, value: object, device: Device) -> None:
-    """Raise BadSetting unless `value` is None or what the rule of `name` accepts."""
-    rule = RULES[name]
-    if value is None:
-        return
-    if not _has_kind(value, rule.kind) or not _in_range(value, rule, device):
-        raise BadSetting(name, f"`{name}` is {value!r}: give {rule.accepted(device)}")
-
-
-def _has_kind(value: object, kind: type) -> bool:
+def _has_kind(value: object, setting: Setting) -> bool:
     if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+        return setting.kind is bool
+    if setting.kind is tuple:
+        item = int if setting.low is not None else str
+        return isinstance(value, tuple) and all(type(part) is item for part in value)
+    if setting.kind is dict:
+        return isinstance(value, dict) and all(
+            isinstance(part, str) for pair in value.items() for part in pair
+        )
+    return isinstance(value, (int, float) if setting.kind is float else setting.kind)
 
 
-def _in_range(value: object, rule: Rule, device: Device) -> bool:
-    if rule.choices:
-        return value in rule.choices
-    if not isinstance(value, int | float) or rule.low is None or rule.high is None:
+def _in_range(value: object, setting: Setting, device: Device | str) -> bool:
+    if setting.choices:
+        return value in setting.choices
+    if isinstance(value, tuple):
+        return all(_in_range(part, setting, device) for part in value)
+    if not isinstance(value, int | float) or setting.low is None or setting.high is None:
         return value != ""
-    step = (rule.multiple_of or {}).get(device, 0)
-    return rule.low <= value <= rule.high and (not step or value % step == 0)
+    step = setting.step(device)
+    return setting.low <= value <= setting.high and (not step or value % step == 0)
 
 
-def _check_against_model(settings: EngineSettings, variant: Variant) -> None:
+def _check_arguments(value: object) -> None:
+    try:
+        engine_flags.checked(value if isinstance(value, tuple) else ())
+    except engine_flags.BadArgument as error:
+        raise BadSetting("extra_args", f"`extra_args`: {error}") from error
+
+
+def _check_sources(name: str, value: object) -> None:
+    sources = value if isinstance(value, dict) else {"": value}
+    for adapter, source in sources.items():
+        if adapter and not ADAPTER_NAME.fullmatch(adapter):
+            raise BadSetting(
+                name,
+                f"`{name}`: {adapter!r} is no name: use a-z, 0-9, `.`, `_` and `-`, at most 40",
+            )
+        if not SOURCE_FORMS.fullmatch(str(source)) or str(source).startswith("wheel:"):
+            raise BadSetting(
+                name, f"`{name}`: {source!r}: write `hf:<org>/<name>@<revision>` or `path:/folder`"
+            )
+
+
+def _check_against_model(settings: EngineSettings, variant: Variant, device: Device) -> None:
     """Raise BadSetting for values that are fine by themselves and wrong for this model."""
     length, context = settings.max_model_len, variant.context_tokens
     if length is not None and length > context:
@@ -204,6 +211,46 @@ def _check_against_model(settings: EngineSettings, variant: Variant) -> None:
             f"give at most {context}",
         )
     _check_parallel(settings, variant)
+    _check_speculation(settings)
+    _check_stored(settings, variant, device)
+
+
+def _check_stored(settings: EngineSettings, variant: Variant, device: Device) -> None:
+    """Raise BadSetting if the wanted method contradicts how the weights are stored."""
+    wanted = settings.quantization
+    row = engine_support.support("quantization", wanted or "")
+    if wanted is None or row is None:
+        return
+    stored = METHODS.get(variant.quantization, "")
+    if row.stored and stored and stored != wanted:
+        raise BadSetting(
+            "quantization",
+            f"`quantization` is {wanted!r} and the weights of {variant.name} are stored as "
+            f"{stored}: leave it out",
+        )
+    if not row.stored and stored and stored != wanted:
+        raise BadSetting(
+            "quantization",
+            f"`quantization` {wanted!r} converts unquantized weights, and those of "
+            f"{variant.name} are {stored} already: leave it out, or take another variant",
+        )
+
+
+def _check_speculation(settings: EngineSettings) -> None:
+    method, model = settings.speculative_method, settings.speculative_model
+    if method in ("draft_model", "eagle", "eagle3") and model is None:
+        raise BadSetting(
+            "speculative_model",
+            f"`speculative_method` {method} guesses with a second model: "
+            "give its weights as `speculative_model`",
+        )
+    if method is None and (model is not None or settings.speculative_tokens is not None):
+        field = "speculative_model" if model is not None else "speculative_tokens"
+        raise BadSetting(field, f"`{field}` means nothing without `speculative_method`: give one")
+    if model is not None and method in ("ngram", "suffix", "mtp"):
+        raise BadSetting(
+            "speculative_model", f"`speculative_method` {method} has no draft model: leave it out"
+        )
 
 
 def _check_parallel(settings: EngineSettings, variant: Variant) -> None:

@@ -23,6 +23,7 @@ from apps.deployments import (
     recipes,
     rollout_policy,
     rollouts,
+    specs,
 )
 from apps.deployments.differences import Difference
 from apps.deployments.models import (
@@ -51,8 +52,9 @@ def create(order: NewDeployment, *, actor: str, now: datetime) -> Deployment:
     """Create the deployment that `order` asks for; its first replica follows by itself.
 
     Raises Problem 400 (`invalid`, `unknown_catalog_entry`, `unknown_variant`), 409 `name_taken`,
-    422 `does_not_fit`.
+    422 `does_not_fit`, 403 `admins_only`.
     """
+    extra = specs.check_admin_only(order.engine, {}, by_admin=order.by_admin)
     recipe = recipes.cook(order)
     policy = rollouts.checked(order.rollout, RolloutPolicy())
     scaling = checked_scaling(order.scaling, ScalingPolicy())
@@ -73,6 +75,7 @@ def create(order: NewDeployment, *, actor: str, now: datetime) -> Deployment:
             reason=recipe.reason,
             inputs=recipe.inputs,
         )
+        _audit_extra(deployment, extra, actor)
         note(
             deployment,
             "created",
@@ -91,6 +94,7 @@ def change(deployment: Deployment, *, patch: Change, actor: str, now: datetime) 
     """
     conflicts.check(deployment, patch.if_generation, patch.conflict_status)
     latest = queries.target_revision(deployment)
+    extra = specs.check_admin_only(patch.engine or {}, latest.settings, by_admin=patch.by_admin)
     recipe = recipes.recook(deployment, latest, patch) if _changes_engine(patch) else None
     before = wishes_of(deployment)
     with transaction.atomic():
@@ -105,6 +109,7 @@ def change(deployment: Deployment, *, patch: Change, actor: str, now: datetime) 
                 differences.flat_spec(latest.variant, latest.spec),
                 differences.flat_spec(made.variant, made.spec),
             )
+        _audit_extra(deployment, extra, actor)
         said = differences.words(changes) or "nothing differs"
         message = f"{deployment.name} was changed: {said}"
         note(deployment, "changed", message, actor=actor, now=now, changes=changes)
@@ -257,9 +262,7 @@ def _add_revision(
         device=recipe.spec.device,
         task=recipe.spec.task,
         settings=settings,
-        spec=msgspec.to_builtins(
-            msgspec.structs.replace(recipe.spec, served_names=(deployment.name,))
-        ),
+        spec=msgspec.to_builtins(specs.named(recipe.spec, deployment.name)),
         need=recipe.need,
         fit=recipe.fit,
         created_by=actor,
@@ -290,6 +293,12 @@ def _changes_engine(patch: Change) -> bool:
     return any(
         wish is not None for wish in (patch.engine, patch.variant, patch.placement, patch.resources)
     )
+
+
+def _audit_extra(deployment: Deployment, extra: dict[str, Any], actor: str) -> None:
+    """Keep in the audit log what an admin gave past the typed settings."""
+    if extra:
+        audit(actor=actor, action="deployment.extra_args", target=deployment.name, data=extra)
 
 
 def _set_desired(deployment: Deployment, desired: DesiredDeployment) -> None:

@@ -12,6 +12,8 @@ from rest_framework.response import Response
 
 from apps.accounts.api import caller
 from apps.accounts.idempotency import IdempotentWrites
+from apps.accounts.permissions import role_of
+from apps.accounts.states import Role
 from apps.deployments import actions, dry_run, listing, queries
 from apps.deployments.models import Deployment
 from apps.deployments.presenting import deployment_row, plan_row
@@ -42,6 +44,11 @@ _BEING_DELETED = OpenApiResponse(DeploymentOutput, "Accepted: it drains, stops, 
 def endpoint_for(request: Request) -> str:
     """Return the gateway's base URL as this caller reaches it."""
     return gateway_url(request.get_host(), settings.GATEWAY_ADDR, secure=request.is_secure())
+
+
+def is_admin(request: Request) -> bool:
+    """Return whether the caller may give what is for admins alone."""
+    return role_of(caller(request)) is Role.ADMIN
 
 
 def deployment_answer(request: Request, name: str, status: int = 200) -> Response:
@@ -88,7 +95,9 @@ class DeploymentList(IdempotentWrites, GenericAPIView[Deployment]):
         """Order a model: `{"catalog": "<slug>"}` alone is a whole order."""
         order = OrderInput(data=request.data)
         order.is_valid(raise_exception=True)
-        made = actions.create(order.order(), actor=caller(request).username, now=clock.now())
+        made = actions.create(
+            order.order(by_admin=is_admin(request)), actor=caller(request).username, now=clock.now()
+        )
         response = deployment_answer(request, made.name, status=201)
         response["Location"] = f"/api/v1/deployments/{made.name}/"
         return response
@@ -125,7 +134,7 @@ class DeploymentDetail(IdempotentWrites, GenericAPIView[Deployment]):
         patch.is_valid(raise_exception=True)
         actions.change(
             queries.get(name),
-            patch=patch.change(_if_generation(request)),
+            patch=patch.change(_if_generation(request), by_admin=is_admin(request)),
             actor=caller(request).username,
             now=clock.now(),
         )

@@ -281,6 +281,8 @@ class Replica(models.Model):
     engine_version = models.CharField(max_length=40, default="")
     kv_cache_tokens = models.PositiveBigIntegerField(null=True)
     restarts = models.PositiveIntegerField(default=0)
+    answers = models.JSONField(null=True)
+    """`agents.answers.Answers` as JSON: what it showed before it took traffic."""
 
     class Meta:
         constraints = [

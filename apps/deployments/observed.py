@@ -185,6 +185,8 @@ def _write_details(replica: Replica, report: ReplicaReport) -> bool:
     }
     if report.kv_cache_tokens is not None:
         details["kv_cache_tokens"] = report.kv_cache_tokens
+    if report.answers is not None:
+        details["answers"] = msgspec.to_builtins(report.answers)
     if report.log_tail:
         details["log_tail"] = list(report.log_tail[-50:])
     fresh = {name: value for name, value in details.items() if getattr(replica, name) != value}

@@ -66,6 +66,8 @@ class NewDeployment:
     placement: PlacementWish = PlacementWish()
     rollout: dict[str, Any] = field(default_factory=dict)
     """Of `rollout_policy.RolloutPolicy`; what is not given is the default."""
+    by_admin: bool = False
+    """An admin orders it: settings for admins alone may be given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,7 @@ class Change:
     """Goes over the policy that is set."""
     placement: PlacementWish | None = None
     resources: Resources | None = None
+    by_admin: bool = False
     if_generation: int | None = None
     """Refuse when the deployment has changed since the caller read it, and say what changed."""
     conflict_status: int = 412

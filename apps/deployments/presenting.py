@@ -87,7 +87,7 @@ def _live(flow: Flow, *, stale: bool) -> dict[str, Any]:
 _REPLICA_COLUMNS = (
     "id", "phase", "phase_at", "desired", "reason", "code", "exit_code", "failures", "retry_at",
     "restarts", "created_at", "ready_at", "stage_seconds", "progress", "gpu_uuids", "memory_bytes",
-    "runtime", "runtime_ref", "engine_version", "kv_cache_tokens",
+    "runtime", "runtime_ref", "engine_version", "kv_cache_tokens", "answers",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from apps.catalog.need import Need, estimate
 from apps.catalog.rooms import HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 from apps.catalog.weights import weights_refs
+from apps.deployments import specs
 from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import DRAIN_SECONDS, Change, NewDeployment, PlacementWish, Resources
 from apps.deployments.room import fit_rooms
@@ -93,7 +94,7 @@ def _placement_of(deployment: Deployment, latest: Revision, patch: Change) -> Pl
 
 
 def _named(recipe: Recipe, name: str) -> Recipe:
-    return replace(recipe, spec=msgspec.structs.replace(recipe.spec, served_names=(name,)))
+    return replace(recipe, spec=specs.named(recipe.spec, name))
 
 
 def fits(order: NewDeployment) -> tuple[HostFit, ...]:
@@ -233,11 +234,12 @@ def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
         task=entry.task,
         weights=msgspec.structs.replace(first, alternatives=tuple(others)),
         served_names=(),
-        settings=_with_parsers(picked.engine, entry),
+        settings=picked.engine,
         memory_bytes=_limit(reserved, order) if on_cpu else None,
         shm_bytes=_SHM_BYTES_CPU if on_cpu else _SHM_BYTES_PER_GPU * picked.gpus,
         max_in_flight=max(64, 4 * (picked.engine.max_num_seqs or 0)),
     )
+    spec = specs.extended(spec, entry)
     parts = {} if picked.need is None else {k: int(v) for k, v in asdict(picked.need).items()}
     name = picked.variant.name
     return Recipe(
@@ -252,7 +254,7 @@ def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
             "gpu_memory_ratio": picked.engine.gpu_memory_utilization if picked.gpus else 0,
             "shared": order.resources.gpu_ratio is not None,
             "min_compute_capability": _oldest(picked),
-            "weights_key": first.key,
+            "weights_key": spec.weights.key,
             "kv_tokens": picked.kv_tokens,
             "full_length_requests": picked.full_length_requests,
         },
@@ -267,14 +269,6 @@ def _oldest(picked: _Picked) -> str:
 
 def _limit(reserved: int, order: NewDeployment) -> int:
     return order.resources.memory_bytes or int(reserved * MEMORY_LIMIT_RATIO)
-
-
-def _with_parsers(engine: EngineSettings, entry: Entry) -> EngineSettings:
-    return msgspec.structs.replace(
-        engine,
-        tool_call_parser=engine.tool_call_parser or entry.tool_call_parser,
-        reasoning_parser=engine.reasoning_parser or entry.reasoning_parser,
-    )
 
 
 def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Recipe:
@@ -299,6 +293,7 @@ def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) ->
         simulator=timing,
         max_in_flight=max(64, 4 * timing.max_num_seqs),
     )
+    spec = specs.extended(spec, entry)
     return Recipe(
         variant=variant.name,
         spec=spec,

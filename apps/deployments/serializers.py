@@ -128,7 +128,7 @@ class OrderInput(StrictSerializer):
             raise serializers.ValidationError(f"`{name}` is an address of the API; choose another.")
         return name
 
-    def order(self) -> NewDeployment:
+    def order(self, *, by_admin: bool = False) -> NewDeployment:
         """Return the validated input as an order."""
         given = self.validated_data
         return NewDeployment(
@@ -140,6 +140,7 @@ class OrderInput(StrictSerializer):
             resources=Resources(**given.get("resources", {})),
             placement=PlacementWish(**given.get("placement", {})),
             rollout=given.get("rollout", {}),
+            by_admin=by_admin,
         )
 
 
@@ -166,7 +167,7 @@ class ChangeInput(StrictSerializer):
             )
         return attrs
 
-    def change(self, if_generation: int | None) -> Change:
+    def change(self, if_generation: int | None, *, by_admin: bool = False) -> Change:
         """Return the validated input as a change."""
         given = self.validated_data
         scaling, placement = given.get("scaling"), given.get("placement")
@@ -180,6 +181,7 @@ class ChangeInput(StrictSerializer):
             resources=None if resources is None else Resources(**resources),
             if_generation=given.get("generation") if if_generation is None else if_generation,
             conflict_status=409 if if_generation is None else 412,
+            by_admin=by_admin,
         )
 
 
@@ -305,6 +307,7 @@ class ReplicaOutput(serializers.Serializer[Any]):
     runtime_ref = serializers.CharField(help_text="Container or process id.")
     engine_version = serializers.CharField()
     kv_cache_tokens = serializers.IntegerField(allow_null=True)
+    answers = serializers.DictField(allow_null=True, help_text="The first ones: `perplexity`, …")
     live = serializers.DictField(help_text="`running`, `waiting`, `kv_cache_usage_ratio`, …")
 
 

@@ -90,7 +90,9 @@ def table(numbered: Numbered, host_name: str) -> RoutingTable:
     served = numbered.served
     by_name = {model.name: model for model in served.models}
     # A deployment's own name always leads to it: an alias of the same name rests meanwhile.
-    names = {alias.name: alias.deployment for alias in served.aliases} | {n: n for n in by_name}
+    names = {alias.name: alias.deployment for alias in served.aliases}
+    names |= {a.name: model.name for model in served.models for a in model.spec.adapters}
+    names |= {name: name for name in by_name}
     return RoutingTable(
         revision=numbered.revision,
         models={
@@ -117,6 +119,8 @@ def eta(seconds: float | None) -> float | None:
 def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
     spec = model.spec
     routes = [_replica(replica, host_name) for replica in model.replicas]
+    # Each adapter is a model of its own, which the engine knows by its public name.
+    known = {*spec.served_names, *(adapter.name for adapter in spec.adapters)}
     return ModelRoute(
         deployment=model.name,
         task=spec.task,
@@ -124,7 +128,7 @@ def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
         max_in_flight_per_replica=spec.max_in_flight,
         wakeable=model.wakeable,
         wake=model.wake,
-        upstream_name="" if name in spec.served_names else spec.served_names[0],
+        upstream_name="" if name in known else spec.served_names[0],
         block_tokens=block_tokens(spec),
         context_tokens=spec.settings.max_model_len,
         created_at=model.created_at,

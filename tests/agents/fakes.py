@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from agents.answers import Answers
 from agents.engines.base import Place, StageMark
 from agents.runtimes.base import Instance, Launch, OnProgress, RuntimeFault
 from agents.standing import instance_name, labels
@@ -32,14 +33,14 @@ from agents.wire import (
 def order(
     replica_id: str = "r1", generation: int = 1, desired: DesiredPhase = DesiredPhase.RUNNING,
     *, start_timeout_seconds: float = 900.0, image: str = "", source: str = "wheel:m==1:m",
-    dtype: str | None = None,
+    dtype: str | None = None, settings: EngineSettings | None = None,
 ) -> ReplicaOrder:  # fmt: skip
     spec = EngineSpec(
         engine=EngineKind.VLLM,
         weights=WeightsRef(key="m", source=source),
         served_names=("m",),
         image=image,
-        settings=EngineSettings(dtype=dtype),
+        settings=settings or EngineSettings(dtype=dtype),
         start_timeout_seconds=start_timeout_seconds,
     )
     return ReplicaOrder(
@@ -181,6 +182,10 @@ class FakeEngine:
 
     async def probe(self, client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
         return await self.healthy(client)
+
+    async def first_answers(self, client: httpx.AsyncClient, order: ReplicaOrder) -> Answers:
+        is_wrong = order.spec.settings.kv_cache_dtype == "turboquant_4bit_nc"
+        return Answers(perplexity=19397.2 if is_wrong else 8.7)
 
     async def healthy(self, client: httpx.AsyncClient) -> bool:
         return (await client.get("/health")).status_code == 200

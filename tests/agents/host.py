@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 
 from agents.agent import Agent, Parts
+from agents.engines.base import Engine
 from agents.inventory import Gpus, Host
 from agents.journal import Journal
 from agents.link import Link
@@ -35,6 +36,9 @@ class StillRelay(RelayKeeper):
 
 
 class AgentHost:
+    engine: Engine = FakeEngine()
+    command: tuple[str, ...] = ("engine",)
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.runtime = FakeRuntime()
@@ -70,8 +74,8 @@ class AgentHost:
             host=Host(self.folder, Gpus(), self.runtime.kind, "the test says so"),
             relay=StillRelay(RelayPlan(data_dir=self.folder)),
             weights=self.weights,
-            engine=lambda _kind: FakeEngine(),
-            engine_command=lambda _kind, _device: ("engine",),
+            engine=lambda _kind: self.engine,
+            engine_command=lambda _kind, _device: self.command,
             engine_versions=lambda: {"vllm": "1.2.3"},
             now=self.now,
             monotonic=lambda: asyncio.get_running_loop().time() + self.skew_seconds,

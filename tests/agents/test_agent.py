@@ -2,8 +2,10 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
+from agents.answers import Answers, AnswersBaseline
 from agents.link import Fenced
 from agents.runtimes.base import RuntimeFault
 from agents.wire import (
@@ -11,6 +13,7 @@ from agents.wire import (
     CacheOrder,
     CacheState,
     DesiredPhase,
+    EngineSettings,
     ReadKind,
     ReadOrder,
     RuntimeKind,
@@ -665,3 +668,51 @@ class TestReports:
         assert sample is not None
         assert 0 <= sample.cpu_ratio <= 1
         assert sample.memory_used_bytes > 0
+
+
+class TestFirstAnswers:
+    async def test_a_replica_whose_answers_make_no_sense_never_serves(
+        self, host: AgentHost
+    ) -> None:
+        settings = EngineSettings(kv_cache_dtype="turboquant_4bit_nc")
+        await host.control_plane.order(order(settings=settings))
+        await host.start()
+
+        report = await host.control_plane.until_phase("r1", "failed")
+
+        assert report.code == "bad_answers"
+        assert "perplexity 19,397.2" in report.reason
+        assert report.endpoint is None
+        assert host.runtime.count("stop") == 1
+
+    async def test_one_much_worse_than_the_live_revision_never_serves(
+        self, host: AgentHost
+    ) -> None:
+        baseline = AnswersBaseline(revision=3, perplexity=4.0)
+        await host.control_plane.order(msgspec.structs.replace(order(), answers_baseline=baseline))
+        await host.start()
+
+        report = await host.control_plane.until_phase("r1", "failed")
+
+        assert report.code == "bad_answers"
+        assert "revision 3, which serves, has 4.0" in report.reason
+
+    async def test_what_was_seen_is_reported_with_a_replica_that_serves(
+        self, host: AgentHost
+    ) -> None:
+        await host.control_plane.order(order())
+        await host.start()
+
+        report = await host.control_plane.until_phase("r1", "ready")
+
+        assert report.answers == Answers(perplexity=8.7)
+        assert "check" in report.stage_seconds
+
+    async def test_an_order_may_do_without_the_check(self, host: AgentHost) -> None:
+        settings = EngineSettings(kv_cache_dtype="turboquant_4bit_nc", check_answers=False)
+        await host.control_plane.order(order(settings=settings))
+        await host.start()
+
+        report = await host.control_plane.until_phase("r1", "ready")
+
+        assert report.answers is None

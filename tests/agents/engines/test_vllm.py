@@ -168,7 +168,7 @@ class TestLaunch:
         [
             ({}, str(1 << 30)),
             ({"task": Task.EMBED}, str(16 << 20)),
-            ({"settings": EngineSettings(kv_cache_bytes=5)}, "5"),
+            ({"settings": EngineSettings(kv_cache_bytes=5 << 20)}, "5242880"),
             ({"settings": EngineSettings(gpu_memory_utilization=0.5)}, None),
             ({"device": "cuda"}, None),
         ],

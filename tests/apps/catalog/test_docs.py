@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from apps.catalog import settings_docs
 from apps.catalog.reading import read_entry
 
 DOCS = Path(__file__).parents[3] / "docs" / "catalog.md"
@@ -14,3 +15,9 @@ def test_the_example_of_adding_a_model_is_a_valid_entry(tmp_path):
     path.write_text(example, encoding="utf-8")
 
     assert read_entry(path).variants[0].sources[0].source == "path:/srv/models/our-support-8b"
+
+
+def test_the_settings_page_is_what_the_declaration_prints():
+    page = DOCS.with_name("settings.md").read_text(encoding="utf-8")
+
+    assert page == settings_docs.page()

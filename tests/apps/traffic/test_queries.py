@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from agents.wire import EngineKind, EngineSettings
+from agents.wire import Adapter, EngineKind, EngineSettings, WeightsRef
 from apps.deployments.states import (
     DeploymentPhase,
     DesiredDeployment,
@@ -62,6 +62,17 @@ class TestReplicas:
 
 
 class TestModels:
+    def test_each_lora_adapter_is_a_model_of_its_own_on_the_same_replicas(self):
+        adapter = Adapter(name="smol:support", weights=WeightsRef(key="a", source="path:/a"))
+        world.replica(
+            world.deployment(engine_spec=world.spec("smol", adapters=(adapter,))), world.host()
+        )
+
+        found = route("smol:support")
+
+        assert found.replicas == route("smol").replicas
+        assert (found.deployment, found.upstream_name) == ("smol", "")
+
     @pytest.mark.parametrize(
         ("engine_spec", "block_tokens"),
         [
