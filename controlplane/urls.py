@@ -10,6 +10,7 @@ from apps.catalog.urls import api_patterns as catalog
 from apps.deployments.urls import api_patterns as deployments
 from apps.fleet.urls import api_patterns as fleet
 from apps.rag.urls import api_patterns as rag
+from apps.rag.urls import openai_patterns
 from apps.telemetry.prometheus import Metrics
 from apps.traffic.urls import api_patterns as traffic
 from controlplane.health import livez, readyz
@@ -23,6 +24,7 @@ urlpatterns = [
     path("api/schema", SchemaView.as_view(), name="api-schema"),
     path("api/docs", reference, name="api-docs"),
     re_path(r"^api(?:/.*)?$", unknown_address),
+    *openai_patterns,
     path("livez", livez, name="livez"),
     path("readyz", readyz, name="readyz"),
     path("metrics", Metrics.as_view(), name="metrics"),

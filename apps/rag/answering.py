@@ -156,9 +156,9 @@ def _fitted(
     question: Question, trace: Trace, model: Model, before: prompt.Conversation
 ) -> Prepared:
     base = trace.asked.base
-    mark = _mark(base)
+    mark = mark_of(base)
     chunks = {hit.chunk.pk: hit.chunk for hit in trace.hits}
-    passages = [_passage(chunk) for chunk in chunks.values()]
+    passages = [passage_of(chunk) for chunk in chunks.values()]
     is_first = not before.messages
     while True:
         turn = prompt.next_turn(
@@ -277,12 +277,13 @@ def _keep(prepared: Prepared, after: prompt.Conversation, now: datetime) -> Conv
     return kept
 
 
-def _passage(chunk: Chunk) -> Passage:
+def passage_of(chunk: Chunk) -> Passage:
+    """Return the chunk as a prompt shows it."""
     place = f"page {chunk.page}" if chunk.page is not None else chunk.heading
     return Passage(chunk=chunk.pk, document=chunk.document.name, place=place, text=chunk.text)
 
 
-def _mark(base: KnowledgeBase) -> str:
+def mark_of(base: KnowledgeBase) -> str:
     """Return the word around passages: always the same here, and none that a document can know."""
     secret: str = settings.SECRET_KEY
     return hmac.digest(secret.encode(), b"hearth.rag.mark:" + base.uid.bytes, "sha256").hex()[:10]

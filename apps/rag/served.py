@@ -131,16 +131,9 @@ async def chat(body: Mapping[str, Any], *, key: str, parent: str) -> AsyncIterat
 
     The first value is `{"headers": …}`. Raises ServedAway, ServedRefused before the first chunk.
     """
-    client = _async_client()
-    request = client.build_request(**_chat_request(body, key, parent))
+    asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    answer = await open_chat(asked, key=key, parent=parent)
     try:
-        answer = await client.send(request, stream=True)
-    except httpx.HTTPError as error:
-        raise ServedAway(_unreached(error)) from error
-    try:
-        if answer.status_code != 200:
-            await answer.aread()
-            _check(answer, str(body.get("model")))
         yield {"headers": dict(answer.headers)}
         async for line in answer.aiter_lines():
             if line.startswith("data: ") and line != "data: [DONE]":
@@ -151,11 +144,30 @@ async def chat(body: Mapping[str, Any], *, key: str, parent: str) -> AsyncIterat
         await answer.aclose()
 
 
+async def open_chat(body: Mapping[str, Any], *, key: str, parent: str) -> httpx.Response:
+    """Return the open answer to a chat, whatever its form; the caller closes it.
+
+    Raises ServedAway, ServedRefused.
+    """
+    client = _async_client()
+    request = client.build_request(**_chat_request(body, key, parent))
+    try:
+        answer = await client.send(request, stream=True)
+    except httpx.HTTPError as error:
+        raise ServedAway(_unreached(error)) from error
+    if answer.status_code != 200:
+        await answer.aread()
+        await answer.aclose()
+        _check(answer, str(body.get("model")))
+    return answer
+
+
 def chat_now(body: Mapping[str, Any], *, key: str, parent: str) -> Iterator[dict[str, Any]]:
     """Yield the same as `chat`, for synchronous callers."""
     limit = httpx.Timeout(300.0, connect=CONNECT_SECONDS)
     try:
-        with _client().stream(**_chat_request(body, key, parent), timeout=limit) as answer:
+        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        with _client().stream(**_chat_request(asked, key, parent), timeout=limit) as answer:
             if answer.status_code != 200:
                 answer.read()
                 _check(answer, str(body.get("model")))
@@ -171,7 +183,7 @@ def _chat_request(body: Mapping[str, Any], key: str, parent: str) -> dict[str, A
     return {
         "method": "POST",
         "url": f"http://{address()}/v1/chat/completions",
-        "json": {**body, "stream": True, "stream_options": {"include_usage": True}},
+        "json": dict(body),
         "headers": _headers(key, parent),
     }
 

@@ -1,8 +1,8 @@
-"""Addresses of knowledge bases, relative to `/api/v1/`."""
+"""Addresses of knowledge bases: REST, relative to `/api/v1/`, and OpenAI's, from the root."""
 
 from django.urls import URLPattern, path
 
-from apps.rag import api, api_ask, api_eval
+from apps.rag import api, api_aliases, api_ask, api_eval, views
 
 _BASE = "knowledge-bases/<str:base>/"
 _DOCUMENT = f"{_BASE}documents/<uuid:document>/"
@@ -32,7 +32,17 @@ api_patterns: list[URLPattern] = [
         api_eval.EvaluationDetail.as_view(),
         name="evaluations-detail",
     ),
+    path(f"{_BASE}aliases/", api_aliases.AliasList.as_view(), name="knowledge-aliases-list"),
+    path(
+        f"{_BASE}aliases/<str:name>/",
+        api_aliases.AliasDetail.as_view(),
+        name="knowledge-aliases-detail",
+    ),
     path(f"{_BASE}builds/", api.BuildList.as_view(), name="builds-list"),
     path(f"{_BASE}builds/<int:number>/", api.BuildDetail.as_view(), name="builds-detail"),
     path(f"{_BASE}builds/<int:number>/flip/", api.BuildFlip.as_view(), name="builds-flip"),
+]
+
+openai_patterns: list[URLPattern] = [
+    path("rag/v1/chat/completions", views.chat_completions, name="knowledge-chat"),
 ]
