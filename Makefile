@@ -1,7 +1,7 @@
 # The names of these targets are part of the contract (docs/README.md). Nothing here is needed beside git, make and a Python.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup run down test lint unit bench-main bench-gateway
+.PHONY: help setup run down test lint unit bench-main bench-gateway bench-rag
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -29,3 +29,6 @@ bench-main: setup ## Measure start-up, idle cost, the API and live updates
 
 bench-gateway: setup ## Measure the gateway against its peers
 	@exec $(PYTHON) -m bench.gateway
+
+bench-rag: setup ## Measure retrieval, ingestion and answers from knowledge bases
+	@exec $(PYTHON) -m bench.rag

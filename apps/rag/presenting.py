@@ -162,6 +162,7 @@ def trace_row(trace: Trace) -> dict[str, Any]:
             {"chunk": chunk, "why_not": reason} for chunk, reason in trace.left_out.items()
         ][:100],
         "pinned": trace.pinned,
+        "added_words": trace.added_words,
         "notices": trace.notices,
         "timings": {f"{name}_seconds": value for name, value in trace.timings.items()},
     }

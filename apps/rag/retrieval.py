@@ -15,7 +15,17 @@ from functools import cache
 from typing import Any
 
 from apps.lib.problems import Problem
-from apps.rag import embedding, filters, fusion, queries, selection, served, vectors, words
+from apps.rag import (
+    embedding,
+    feedback,
+    filters,
+    fusion,
+    queries,
+    selection,
+    served,
+    vectors,
+    words,
+)
 from apps.rag.embedding import WrongDimension
 from apps.rag.fusion import Fused, Place
 from apps.rag.models import Build, Chunk, KnowledgeBase
@@ -26,6 +36,7 @@ from apps.rag.states import EmbedderKind
 from apps.rag.vectors import Found, NoSuchCollection, VectorsAway, VectorsRefused
 
 MMR_AMONG = 50
+FEEDBACK_AMONG = 30
 LONGEST_QUERY_CHARACTERS = 8_000
 """Of a question; a longer one is no question, and no embedder reads it."""
 
@@ -135,7 +146,23 @@ def _search_legs(trace: Trace, where: str) -> _Legs:
         legs.dense = fusion.places([(hit.id, hit.score) for hit in found])
     if waiting is not None:
         legs.lexical = fusion.places([(hit.id, hit.score) for hit in waiting.result()])
+        if settings.feedback_words and legs.lexical:
+            with trace.stage("feedback"):
+                legs.lexical = _fed_back(trace, legs, where)
     return legs
+
+
+def _fed_back(trace: Trace, legs: _Legs, where: str) -> dict[int, Place]:
+    """Return the words' leg again, for the question with words of its best passages."""
+    settings, build = trace.asked.settings, trace.build
+    order = [one.id for one in _fused(settings, legs)[:FEEDBACK_AMONG]]
+    rows = queries.chunks(trace.asked.base, build, order)
+    passages = [words.stems(rows[chunk].text) for chunk in order if chunk in rows]
+    question = words.stems(trace.asked.query)[:100]
+    stems = feedback.expanded(question, passages, settings.feedback_words)
+    trace.added_words = [stem for stem in stems if stem not in question]
+    found = vectors.store().lexical(build.collection, " ".join(stems), settings.candidates, where)
+    return fusion.places([(hit.id, hit.score) for hit in found])
 
 
 def _lexical(trace: Trace, store: vectors.Store, stems: str, where: str) -> list[Found]:

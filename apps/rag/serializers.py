@@ -259,6 +259,9 @@ class TraceSerializer(serializers.Serializer[Any]):
     hits = HitSerializer(many=True)
     left_out = LeftOutSerializer(many=True)
     pinned = PinnedSerializer(many=True)
+    added_words = serializers.ListField(
+        child=serializers.CharField(), help_text="Stems that feedback added to the question."
+    )
     notices = serializers.ListField(child=serializers.CharField())
     timings = serializers.DictField(child=serializers.FloatField(), help_text="Seconds by stage.")
     take_home = serializers.DictField(

@@ -17,19 +17,23 @@ class Figure:
     value: float
     unit: str
     at_most: float | None = None
-    """None: shown for its own sake."""
+    at_least: float | None = None
+    """Without either, a figure is shown for its own sake."""
 
     @property
     def is_met(self) -> bool | None:
         """Whether the target is met, None without one."""
+        if self.at_least is not None:
+            return self.value >= self.at_least
         return None if self.at_most is None else self.value <= self.at_most
 
     def line(self) -> str:
         """Return the figure as one line of text."""
         verdict = ""
-        if self.at_most is not None:
-            word = "met" if self.is_met else "MISSED"
-            verdict = f"   target: at most {_short(self.at_most)} {self.unit}   {word}"
+        for word, target in (("at most", self.at_most), ("at least", self.at_least)):
+            if target is not None:
+                met = "met" if self.is_met else "MISSED"
+                verdict = f"   target: {word} {_short(target)} {self.unit}   {met}"
         return f"  {self.name:<58}{_short(self.value):>9} {self.unit:<8}{verdict}".rstrip()
 
 
@@ -43,8 +47,17 @@ class Result:
     table: list[Sequence[str]] = field(default_factory=list)
     """Rows of text, the first one the heads; what the figures were made of."""
 
-    def add(self, name: str, value: float, unit: str, at_most: float | None = None) -> None:
-        self.figures.append(Figure(name=name, value=value, unit=unit, at_most=at_most))
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        at_most: float | None = None,
+        at_least: float | None = None,
+    ) -> None:
+        self.figures.append(
+            Figure(name=name, value=value, unit=unit, at_most=at_most, at_least=at_least)
+        )
 
     def text(self) -> str:
         """Return the result for people."""
@@ -60,6 +73,7 @@ class Result:
                 "value": figure.value,
                 "unit": figure.unit,
                 "at_most": figure.at_most,
+                "at_least": figure.at_least,
                 "met": figure.is_met,
             }
             for figure in self.figures
@@ -79,7 +93,13 @@ def median(values: Sequence[float]) -> float:
 
 def _short(value: float) -> str:
     return (
-        f"{value:.0f}" if value == int(value) else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+        f"{value:.0f}"
+        if value == int(value)
+        else f"{value:.3f}"
+        if value < 1
+        else f"{value:.2f}"
+        if value < 100
+        else f"{value:.1f}"
     )
 
 

@@ -44,6 +44,7 @@ def _answer(order: dict[str, Any], source: int, pipe: int) -> None:
     try:
         confine()
         with os.fdopen(source, "rb") as file:
+            file.seek(0)  # the place in the file is shared with whoever opened it
             answer = _done(order, file.read())
     except Unsupported as error:
         answer = {"code": error.code, "reason": str(error)}

@@ -62,6 +62,10 @@ def base(owner: User, name: str = "Handbook", *, embedding_deployment: str = "")
     return queries.knowledge_base(owner, made.slug)
 
 
+def file(content: bytes, name: str) -> SimpleUploadedFile:
+    return SimpleUploadedFile(name, content)
+
+
 def upload(
     to: KnowledgeBase, by: User, content: bytes = HANDBOOK, name: str = "handbook.md", **meta
 ):

@@ -1,0 +1,36 @@
+"""Words that the best passages share, added to the question; pure.
+
+Pseudo-relevance feedback in the manner of RM3 (Abdul-Jaleel et al. 2004): a word counts by how
+often the first passages use it, the better ones more, and by how few of the candidates do. The
+question's own words are repeated, so that what is added never outweighs what was asked.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+FIRST = 5
+"""Passages that are taken for relevant."""
+_REPEATS = 3
+
+
+def expanded(question: Sequence[str], passages: Sequence[Sequence[str]], count: int) -> list[str]:
+    """Return the stems of `question` with up to `count` more from `passages`, best passages first.
+
+    `passages` are stems; the first FIRST are taken for relevant, all of them tell how common a word
+    is. A word must occur in two of the first ones.
+    """
+    known = set(question)
+    spread = Counter(stem for passage in passages for stem in set(passage))
+    first = passages[:FIRST]
+    shared = Counter(stem for passage in first for stem in set(passage))
+    weights: Counter[str] = Counter()
+    for rank, passage in enumerate(first, 1):
+        counts = Counter(passage)
+        for stem, times in counts.items():
+            if stem in known or shared[stem] < min(2, len(first)) or len(stem) < 3:
+                continue
+            rare = math.log(1 + len(passages) / spread[stem])
+            weights[stem] += times / len(passage) / rank * rare
+    best = sorted(weights, key=lambda stem: (-weights[stem], stem))[:count]
+    return [*(list(question) * _REPEATS), *best]
