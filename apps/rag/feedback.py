@@ -6,7 +6,7 @@ question's own words are repeated, so that what is added never outweighs what wa
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 FIRST = 5
@@ -24,7 +24,7 @@ def expanded(question: Sequence[str], passages: Sequence[Sequence[str]], count: 
     spread = Counter(stem for passage in passages for stem in set(passage))
     first = passages[:FIRST]
     shared = Counter(stem for passage in first for stem in set(passage))
-    weights: Counter[str] = Counter()
+    weights: defaultdict[str, float] = defaultdict(float)
     for rank, passage in enumerate(first, 1):
         counts = Counter(passage)
         for stem, times in counts.items():

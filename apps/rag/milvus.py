@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grpc
 from pymilvus import DataType, Function, FunctionType, MilvusClient
 from pymilvus.exceptions import MilvusException
 
@@ -34,6 +35,7 @@ SLOW_TIMEOUT_SECONDS = 60.0
 """Of making a collection, whose indexes are waited for."""
 WORDS_LIMIT_BYTES = 65_535
 """Longest VARCHAR of Milvus."""
+ERRORS = (MilvusException, grpc.RpcError)
 _AWAY_CODES = (2, 14)  # pymilvus: could not connect; gRPC: UNAVAILABLE
 _AWAY_WORDS = (
     "unavailable",
@@ -54,7 +56,7 @@ def _told[**P, R](call: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
-        except MilvusException as error:
+        except ERRORS as error:
             raise _named(error) from error
         except (ValueError, ConnectionError) as error:  # a closed channel is a ValueError
             if "channel" in str(error).lower() or isinstance(error, ConnectionError):
@@ -64,12 +66,17 @@ def _told[**P, R](call: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-def _named(error: MilvusException) -> VectorsAway | VectorsRefused:
-    text = str(error.message or error)[:300]
-    if error.code in _AWAY_CODES or any(word in text.lower() for word in _AWAY_WORDS):
+def _named(error: Exception) -> VectorsAway | VectorsRefused:
+    text = str(getattr(error, "message", "") or error)[:300]
+    code = getattr(error, "code", None)
+    if isinstance(error, grpc.RpcError):
+        code = code().value[0] if callable(code) else None
+        text = f"gRPC status {code}"
+    if code in _AWAY_CODES or any(word in text.lower() for word in _AWAY_WORDS):
         return VectorsAway(text.split("\n")[0])
     lowered = text.lower()
-    if error.code == _ABSENT or "not found" in lowered or "not exist" in lowered:
+    is_absent = "not found" in lowered or "not exist" in lowered or "can't find" in lowered
+    if "collection" in lowered and (code == _ABSENT or (is_absent and "field" not in lowered)):
         return NoSuchCollection(text)
     return VectorsRefused(text)
 
@@ -120,7 +127,7 @@ class Milvus:
             self._connect().delete(
                 collection, filter=f"doc == {document}", timeout=SLOW_TIMEOUT_SECONDS
             )
-        except MilvusException as error:
+        except ERRORS as error:
             if not isinstance(_named(error), NoSuchCollection):
                 raise
 
@@ -174,7 +181,7 @@ class Milvus:
         client = self._connect()
         try:
             client.alter_alias(collection, alias, timeout=TIMEOUT_SECONDS)
-        except MilvusException as error:
+        except ERRORS as error:
             if isinstance(_named(error), VectorsAway):
                 raise
             client.create_alias(collection, alias, timeout=TIMEOUT_SECONDS)
@@ -256,7 +263,7 @@ class Milvus:
         name = f"hearth_probe_{uuid.uuid4().hex[:12]}"
         try:
             self._create(name, dimension, lexical=lexical, index=index)
-        except MilvusException as error:
+        except ERRORS as error:
             if isinstance(_named(error), VectorsAway):
                 raise
             return False
@@ -273,7 +280,7 @@ class Milvus:
     def _knows(self, call: Callable[[MilvusClient], Any]) -> bool:
         try:
             call(self._connect())
-        except MilvusException as error:
+        except ERRORS as error:
             if isinstance(_named(error), VectorsAway):
                 raise
             return False
@@ -282,7 +289,7 @@ class Milvus:
     def _version(self) -> str:
         try:
             return str(self._connect().get_server_version(timeout=TIMEOUT_SECONDS))
-        except MilvusException:
+        except ERRORS:
             return "unknown"
 
 
