@@ -111,6 +111,9 @@ class EngineSettings(Message, frozen=True, kw_only=True):
         "Hash by which equal prefixes are found; xxhash is faster and not collision-safe.",
         flag="--prefix-caching-hash-algo",
         choices=("sha256", "sha256_cbor", "xxhash", "xxhash_cbor"), default="sha256")] = None
+    kv_events: Annotated[bool, Setting(Group.CACHING,
+        "Tell gateways on the same host what the cache holds, so that they route by it exactly.",
+        form=Form.OWN)] = False
     speculative_method: Annotated[str | None, Setting(Group.SPECULATION,
         "How tokens are guessed: from the prompt, by the model, or by a draft model.",
         form=Form.OWN, choices=("ngram", "suffix", "mtp", "draft_model", "eagle", "eagle3"),

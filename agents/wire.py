@@ -281,6 +281,11 @@ class Progress(Message, frozen=True, kw_only=True):
     eta_seconds: float | None = None
 
 
+EVENTS_SOCKET, REPLAY_SOCKET = "kv.sock", "kvr.sock"
+"""Where an engine tells of its KV cache (`settings.kv_events`), beside `engine.sock`; shorter, so
+where that fits into a socket's path, these do."""
+
+
 class Endpoint(Message, frozen=True, kw_only=True):
     """Where the engine listens on its host. Only the agent and the relay dial `address`."""
 

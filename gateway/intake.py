@@ -86,7 +86,7 @@ def _order(
         request_id=request_id,
         client_request_id=_printable(headers.get(b"x-request-id")),
         session=_session(headers, call, key),
-        blocks=chain(call.prompt, _salt(key, call)),
+        blocks=chain(call.prompt, _salt(key, call) + _engine_name(route, call)),
         prompt_tokens=prompt_tokens,
         body=rewritten(call, change),
         head_fields=_head_fields(request_id, headers, deployment),
@@ -113,6 +113,11 @@ def _rewrite(route: ModelRoute, call: Call, key: KeyRoute) -> Rewrite:
 def _salt(key: KeyRoute, call: Call) -> bytes:
     """What separates the prefix caches of tenants, and within one what the client separates."""
     return f"{key.tenant}\0{call.cache_salt}".encode()
+
+
+def _engine_name(route: ModelRoute, call: Call) -> bytes:
+    """Separates adapters of one engine: each has a cache of its own."""
+    return f"\0{route.upstream_name or call.model}".encode()
 
 
 def _session(headers: dict[bytes, bytes], call: Call, key: KeyRoute) -> str:

@@ -225,11 +225,11 @@ class Hearth:
 
 
 @contextlib.contextmanager
-def hearth(data: Path, **environment: str) -> Iterator[Hearth]:
+def hearth(data: Path, *, start_seconds: float = 60.0, **environment: str) -> Iterator[Hearth]:
     """Run a Hearth for the length of a `with`; nothing of it is left afterwards."""
     instance = Hearth(data=data, environment=environment)
     try:
-        yield instance.start()
+        yield instance.start(start_seconds)
     finally:
         if instance.process is not None and instance.process.poll() is None:
             instance.down()

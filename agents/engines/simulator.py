@@ -15,7 +15,7 @@ import httpx
 
 import agents
 from agents.answers import Answers
-from agents.engines import vllm_api
+from agents.engines import kv_events, vllm_api
 from agents.engines.base import Place, StageMark
 from agents.runtimes.base import Launch
 from agents.simulator.faults import parse_fault
@@ -56,7 +56,12 @@ class SimulatorEngine:
         settings = order.spec.simulator or SimulatorSettings()
         _check_names(order.spec.served_names)
         _check(settings)
-        flags = (*_listen(place), *_serving_flags(order), *_model_flags(order, settings))
+        flags = (
+            *_listen(place),
+            *_serving_flags(order),
+            *_model_flags(order, settings),
+            *kv_events.flags(order.spec, str(place.run_dir)),
+        )
         return Launch(
             name=instance_name(order),
             labels=labels(order, place.host_id),

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from agents.answers import Answers
-from agents.engines import vllm_answers, vllm_api, vllm_flags
+from agents.engines import kv_events, vllm_answers, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
 from agents.runtimes.base import CONTAINER_RUN_DIR, CONTAINER_WEIGHTS_DIR, Launch
 from agents.standing import instance_name, labels
@@ -69,6 +69,7 @@ class VllmEngine:
                 *listen,
                 *vllm_flags.server_flags(order),
                 *vllm_flags.model_flags(spec, place),
+                *kv_events.flags(spec, folder),
             ),
             env=_environment(spec, folder) | _key(place),
             run_dir=place.run_dir,

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from agents.wire import Endpoint, EngineSpec
+from agents.wire import EVENTS_SOCKET, REPLAY_SOCKET, Endpoint, EngineSpec
 from gateway.wire import (
     KeyRoute,
+    KvEvents,
     Message,
     ModelRoute,
     ReplicaRoute,
@@ -118,7 +119,7 @@ def eta(seconds: float | None) -> float | None:
 
 def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
     spec = model.spec
-    routes = [_replica(replica, host_name) for replica in model.replicas]
+    routes = [_replica(replica, host_name, spec) for replica in model.replicas]
     # Each adapter is a model of its own, which the engine knows by its public name.
     known = {*spec.served_names, *(adapter.name for adapter in spec.adapters)}
     return ModelRoute(
@@ -145,7 +146,7 @@ def block_tokens(spec: EngineSpec) -> int:
     return CPU_BLOCK_TOKENS if is_cpu_engine else GPU_BLOCK_TOKENS
 
 
-def _replica(replica: ServedReplica, host_name: str) -> ReplicaRoute | None:
+def _replica(replica: ServedReplica, host_name: str, spec: EngineSpec) -> ReplicaRoute | None:
     """Return the way to `replica`; None if gateways of this host have none."""
     endpoint = replica.endpoint
     is_local = replica.host == host_name
@@ -160,4 +161,16 @@ def _replica(replica: ServedReplica, host_name: str) -> ReplicaRoute | None:
         kv_cache_tokens=replica.kv_cache_tokens,
         ready_at=replica.ready_at,
         revision=replica.revision,
+        kv_events=_kv_events(url, spec) if is_local else None,
+    )
+
+
+def _kv_events(address: str, spec: EngineSpec) -> KvEvents | None:
+    """Return where an engine tells of its cache: on sockets beside its own, if it has one."""
+    folder, _, name = address.removeprefix("unix:").rpartition("/")
+    if not (spec.settings.kv_events and name == "engine.sock"):
+        return None
+    return KvEvents(
+        endpoint=f"ipc://{folder}/{EVENTS_SOCKET}",
+        replay_endpoint=f"ipc://{folder}/{REPLAY_SOCKET}",
     )

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Install what the end-to-end tests need from Debian: a Docker Engine, the tool that makes its base image without a registry, a browser.
+# Install what the end-to-end tests need from Debian: a Docker Engine, the tool that makes its base image without a registry, a browser, a PostgreSQL.
 # Called by `make test`. Idempotent; does nothing in a few milliseconds when all is there.
 set -euo pipefail
-readonly PACKAGES=(docker.io debootstrap chromium)
+readonly PACKAGES=(docker.io debootstrap chromium postgresql)
 say() { printf 'hearth: %s\n' "$*" >&2; }
 
 missing=()

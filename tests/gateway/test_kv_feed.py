@@ -220,7 +220,7 @@ class TestWithSimulators:
                     second = None  # the other one is the first
                 await _bring(second, folders, {**one, "model": MODEL})
 
-                blocks = chain(json.dumps(one["messages"]).encode(), b"\0")
+                blocks = chain(json.dumps(one["messages"]).encode(), b"\0\0sim")
                 await until(lambda: len(gw.deployment.prefixes.match(blocks)) == 2)
                 depths = gw.deployment.prefixes.match(blocks)
 

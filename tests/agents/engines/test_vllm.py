@@ -1,5 +1,6 @@
 """vLLM's command line, log and metrics; the texts are those that vLLM 0.32 printed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,15 @@ def _flags(argv: tuple[str, ...]) -> dict[str, str]:
 
 
 class TestLaunch:
+    def test_tells_of_its_cache_beside_its_own_socket_if_asked(self):
+        asked = _order(settings=EngineSettings(kv_events=True))
+
+        config = json.loads(_flags(ENGINE.launch(asked, PLACE).argv)["--kv-events-config"])
+
+        assert config["endpoint"] == "ipc:///run/r1-g2/kv.sock"
+        assert config["replay_endpoint"] == "ipc:///run/r1-g2/kvr.sock"
+        assert "--kv-events-config" not in ENGINE.launch(_order(), PLACE).argv
+
     def test_a_process_listens_on_the_socket_of_its_folder(self):
         launch = ENGINE.launch(_order(), PLACE)
 

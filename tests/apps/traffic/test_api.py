@@ -185,7 +185,7 @@ class TestBudgets:
         world.deployment()
         host = world.host(price_per_hour_usd=Decimal(spent_usd) * 4)
         replica = world.replica(Deployment.objects.get(), host)
-        begin = clock.now() - timedelta(seconds=3600)
+        begin = clock.now()  # not earlier: that may be yesterday
         records(
             record(begin, key_id=made["id"], replica=str(replica.pk), total_seconds=3600.0),
             now=clock.now(),

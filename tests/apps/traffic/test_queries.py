@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
-from agents.wire import Adapter, EngineKind, EngineSettings, WeightsRef
+from agents.wire import Adapter, Endpoint, EngineKind, EngineSettings, WeightsRef
 from apps.deployments.states import (
     DeploymentPhase,
     DesiredDeployment,
@@ -12,7 +13,7 @@ from apps.deployments.states import (
     ReplicaPhase,
 )
 from apps.traffic import actions, queries
-from gateway.wire import ModelRoute, RoutingTable
+from gateway.wire import KvEvents, ModelRoute, RoutingTable
 from tests.apps.traffic import world
 
 pytestmark = pytest.mark.django_db
@@ -87,6 +88,21 @@ class TestModels:
         world.deployment(engine_spec=world.spec("smol", **engine_spec))
 
         assert route().block_tokens == block_tokens
+
+    def test_tells_gateways_of_the_same_host_where_the_engine_tells_of_its_cache(self):
+        settings = EngineSettings(kv_events=True)
+        row = world.deployment(engine_spec=world.spec("smol", settings=settings))
+        address, relay = "unix:/run/r-g1/engine.sock", "http://alpha:7000/r/r"
+        endpoint = msgspec.to_builtins(Endpoint(address=address, relay_url=relay))
+        world.replica(row, world.host("alpha"), endpoint=endpoint)
+
+        (near,) = table("alpha").models["smol"].replicas
+        (far,) = table("beta").models["smol"].replicas
+
+        assert near.kv_events == KvEvents(
+            endpoint="ipc:///run/r-g1/kv.sock", replay_endpoint="ipc:///run/r-g1/kvr.sock"
+        )
+        assert far.kv_events is None
 
     def test_tells_limits_and_context(self):
         world.deployment(engine_spec=world.spec("smol", max_in_flight=7))
