@@ -1,11 +1,12 @@
 """`make bench-rag`: measure retrieval, ingestion and answers, each figure beside its target.
 
-    python -m bench.rag [--only scale|quality]… [--cranfield FOLDER] [--json]
+    python -m bench.rag [--only scale|quality|conversation]… [--cranfield FOLDER] [--json]
 
 `scale` needs no engine: the embedded Milvus with 10,000 and 100,000 chunks. `quality` starts a
-Hearth with the real engine, ingests the Cranfield collection (1,400 abstracts, 225 questions; not
-part of this repository) and measures ranking, a conversation, and a rebuild while questions run.
-CPU figures are process time, so other work on the machine delays them but does not enter them.
+Hearth with the real MiniLM, ingests the Cranfield collection (1,400 abstracts, 225 questions; not
+part of this repository), and measures ranking, and a rebuild while questions run. `conversation`
+asks three turns of the real SmolLM2. CPU figures are process time: other work on the machine delays
+them but does not enter them.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.main.figures import Result
-from bench.rag import quality, scale
+from bench.rag import conversation, quality, scale
 
 DEFAULT_CRANFIELD = Path(os.environ.get("HEARTH_CRANFIELD", "../shared/retrieval/cranfield"))
 
@@ -26,7 +27,7 @@ def main() -> int:
     """Measure what was asked for; return 1 when a figure missed its target."""
     parser = argparse.ArgumentParser(prog="python -m bench.rag", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", action="append", choices=("scale", "quality"))
+    parser.add_argument("--only", action="append", choices=("scale", "quality", "conversation"))
     parser.add_argument("--cranfield", type=Path, default=DEFAULT_CRANFIELD)
     parser.add_argument("--chunks", type=int, action="append", help="sizes of `scale`")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -34,6 +35,7 @@ def main() -> int:
     parts: dict[str, Callable[[Path], list[Result]]] = {
         "scale": lambda folder: scale.measure(folder, options.chunks or [10_000, 100_000]),
         "quality": lambda folder: quality.measure(folder, options.cranfield),
+        "conversation": lambda folder: conversation.measure(folder, options.cranfield),
     }
     results: list[Result] = []
     for name in options.only or parts:
