@@ -8,7 +8,15 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
 
 from apps.accounts.models import User
 from apps.lib.problems import Problem
-from apps.rag.models import Build, Chunk, Document, Indexing, KnowledgeBase, Profile
+from apps.rag.models import (
+    Build,
+    Chunk,
+    Document,
+    Evaluation,
+    Indexing,
+    KnowledgeBase,
+    Profile,
+)
 from apps.rag.states import FILLING, UNFINISHED, DocumentState
 
 
@@ -120,6 +128,16 @@ def counts(base: KnowledgeBase) -> dict[str, int]:
         else {}
     )
     return {**found, "chunks": held.get("chunks") or 0, "tokens": held.get("tokens") or 0}
+
+
+def in_use() -> bool:
+    """Return whether there is any knowledge base at all, or one that is being removed."""
+    return KnowledgeBase.objects.exists()
+
+
+def unmeasured() -> QuerySet[Evaluation]:
+    """Return the evaluations that are not finished."""
+    return Evaluation.objects.filter(state__in=("queued", "running"))
 
 
 def waiting(now: datetime) -> QuerySet[Document]:
