@@ -24,6 +24,7 @@ from django.conf import settings
 from apps.dashboard import queries
 from apps.dashboard.frames import Builder
 from apps.lib import live
+from apps.rag import queries as knowledge
 from apps.telemetry.live import anumbers
 
 logger = logging.getLogger(__name__)
@@ -80,12 +81,19 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         groups = [live.FLEET]
         if kind == "deployment" and name.replace("-", "").isalnum() and name.isascii():
             groups.append(live.deployment_group(name))
+        if kind == "knowledge":
+            groups += await database_sync_to_async(self._knowledge_groups)(name)
         try:
             for group in groups:
                 await self.channel_layer.group_add(group, self.channel_name)
         except (redis.RedisError, OSError) as error:
             logger.warning("page without live changes: %s", error)
         return groups
+
+    def _knowledge_groups(self, name: str) -> list[str]:
+        """Return the group of a knowledge base of the person's own team; none for any other."""
+        found = knowledge.knowledge_bases(self.scope["user"]).filter(slug=name).first()
+        return [live.knowledge_group(found.uid)] if found else []
 
     async def _serve(self) -> None:
         """Send until the socket closes. A failure here closes it, and the page comes back."""
@@ -94,7 +102,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
                 group.create_task(self._send_frames())
                 group.create_task(self._tell_changes())
                 group.create_task(self._watch_session())
-        except* (ConnectionError, RuntimeError) as group_error:
+        except* (OSError, RuntimeError) as group_error:
             logger.info("live socket ended: %s", group_error.exceptions[0])
         await self.close()
 

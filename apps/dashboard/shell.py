@@ -50,7 +50,8 @@ class Shell:
 _SECTIONS = (
     ("", (("overview", "layout-grid", "Overview"), ("deployments", "boxes", "Deployments"),
           ("catalog", "book-open", "Catalog"))),
-    ("Try", (("playground", "message-square", "Playground"),)),
+    ("Try", (("playground", "message-square", "Playground"),
+             ("knowledge", "library", "Knowledge"))),
     ("Capacity", (("hosts", "server", "Hosts"), ("activity", "activity", "Activity"))),
     ("Access", (("keys", "key-round", "API keys"), ("usage", "chart-no-axes-column", "Usage"))),
     ("System", (("settings", "settings", "Settings"), ("audit", "history", "Audit log"))),
@@ -67,6 +68,7 @@ _RENEWABLE = frozenset(
         "deployments",
         "hosts",
         "keys",
+        "knowledge",
         "overview",
         "playground",
     }
@@ -100,7 +102,7 @@ def page(
 
 
 def _is_renewable(name: str) -> bool:
-    return name in _RENEWABLE or name.startswith("deployment_")
+    return name in _RENEWABLE or name.startswith(("deployment_", "knowledge_"))
 
 
 _PARENTS = {"deployment": "deployments", "deploy": "catalog"}
@@ -109,7 +111,9 @@ _PARENTS = {"deployment": "deployments", "deploy": "catalog"}
 
 def _current(name: str) -> str:
     """Return the key of the navigation item under which the page `name` stands."""
-    return "deployments" if name.startswith("deployment_") else _PARENTS.get(name, name)
+    if name.startswith("deployment_"):
+        return "deployments"
+    return "knowledge" if name.startswith("knowledge_") else _PARENTS.get(name, name)
 
 
 def build(

@@ -10,12 +10,17 @@ from apps.dashboard.views import (
     deployments,
     hosts,
     keys,
+    knowledge,
+    knowledge_try,
     overview,
     palette,
     playground,
     settings,
     usage,
 )
+
+_KB = "knowledge/<slug:slug>/"
+_DOC = f"{_KB}documents/<uuid:document>/"
 
 urlpatterns: list[URLPattern] = [
     path("sign-in/", SignIn.as_view(), name="sign-in"),
@@ -46,6 +51,23 @@ urlpatterns: list[URLPattern] = [
     path("hosts/<slug:name>/delete/", hosts.delete, name="host-delete"),
     path("playground/", playground.show, name="playground"),
     path("playground/stream/", playground.stream, name="playground-stream"),
+    path("knowledge/", knowledge.index, name="knowledge"),
+    path(f"{_KB}", knowledge.documents, name="knowledge-base"),
+    path(f"{_KB}upload/", knowledge.upload, name="knowledge-upload"),
+    path(f"{_KB}delete/", knowledge.delete, name="knowledge-delete"),
+    path(f"{_KB}ask/", knowledge_try.ask, name="knowledge-ask"),
+    path(f"{_KB}compare/", knowledge_try.compare, name="knowledge-compare"),
+    path(f"{_KB}evaluate/", knowledge_try.evaluate, name="knowledge-evaluate"),
+    path(f"{_KB}judgements/", knowledge_try.import_judgements, name="knowledge-judgements"),
+    path(f"{_KB}profiles/", knowledge_try.save_profile, name="knowledge-profiles"),
+    path(f"{_KB}promote/", knowledge_try.promote, name="knowledge-promote"),
+    path(f"{_KB}measure/", knowledge_try.measure, name="knowledge-measure"),
+    path(f"{_KB}index/", knowledge.builds, name="knowledge-index"),
+    path(f"{_KB}index/<int:number>/flip/", knowledge.flip, name="knowledge-flip"),
+    path(f"{_KB}index/<int:number>/give-up/", knowledge.give_up, name="knowledge-give-up"),
+    path(f"{_DOC}", knowledge.document, name="knowledge-document"),
+    path(f"{_DOC}retry/", knowledge.retry, name="knowledge-document-retry"),
+    path(f"{_DOC}delete/", knowledge.remove, name="knowledge-document-delete"),
     path("keys/", keys.index, name="keys"),
     path("keys/<uuid:key_id>/revoke/", keys.revoke, name="key-revoke"),
     path("usage/", usage.index, name="usage"),

@@ -249,7 +249,7 @@ class ChunkDetail(GenericAPIView[Any]):
         if found.document.kind == "pdf" and found.page is not None:
             with files.original(found.document) as file:
                 try:
-                    boxes = list(reader.boxes(file, found.page, found.text))
+                    boxes = list(reader.boxes(file, found.page, files.on_page(found)))
                 except Unreadable:
                     boxes = []
         return Response({**presenting.chunk_row(found), "boxes": boxes})

@@ -10,7 +10,7 @@ from django.core.files.base import ContentFile, File
 from django.core.files.storage import Storage, storages
 
 from apps.rag.cleaning import Clean, Page
-from apps.rag.models import Document
+from apps.rag.models import Chunk, Document
 
 
 def _store() -> Storage:
@@ -54,6 +54,13 @@ def _text(_base: UUID, _document: UUID, name: str) -> tuple[str, tuple[Page, ...
     with _store().open(name) as file:
         kept = json.loads(file.read())
     return kept["text"], tuple(Page(**page) for page in kept["pages"])
+
+
+def on_page(chunk: Chunk) -> str:
+    """Return what of the chunk stands on the page where it begins; a chunk may cross pages."""
+    whole, pages = text(chunk.document)
+    page = next((page for page in pages if page.number == chunk.page), None)
+    return chunk.text if page is None else whole[chunk.start : min(chunk.end, page.end)]
 
 
 def remove(document: Document) -> None:

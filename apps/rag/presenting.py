@@ -117,8 +117,13 @@ def chunk_row(chunk: Chunk) -> dict[str, Any]:
         "heading": chunk.heading,
         "tokens": chunk.tokens,
         "tokens_exact": chunk.tokens_exact,
-        "flags": [*chunk.flags, *(flag["kind"] for flag in chunk.document.flags)],
+        "flags": _flags(chunk),
     }
+
+
+def _flags(chunk: Chunk) -> list[str]:
+    """Return what is to be known of a chunk and of its document, each word once."""
+    return list(dict.fromkeys([*chunk.flags, *(flag["kind"] for flag in chunk.document.flags)]))
 
 
 def place_row(place: Place | None) -> dict[str, Any] | None:
