@@ -1,7 +1,7 @@
 # The names of these targets are part of the contract (docs/README.md). Nothing here is needed beside git, make and a Python.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup run down test lint unit bench-main bench-gateway bench-rag
+.PHONY: help setup run down test lint unit bench-main bench-gateway bench-rag bench-scaling bench-fleet
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,3 +32,6 @@ bench-gateway: setup ## Measure the gateway against its peers
 
 bench-rag: setup ## Measure retrieval, ingestion and answers from knowledge bases
 	@exec $(PYTHON) -m bench.rag
+
+bench-scaling: setup ## Replay real traffic against every scaling rule (HEARTH_TRACES: where traces are)
+	@exec $(PYTHON) -m bench.scaling
