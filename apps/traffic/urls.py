@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from apps.traffic import api
+from apps.traffic import api, api_what_if
 
 api_patterns: list[URLPattern] = [
     path("api-keys/", api.KeyList.as_view(), name="api-keys-list"),
@@ -14,6 +14,11 @@ api_patterns: list[URLPattern] = [
         "deployments/<str:name>/metrics/",
         api.DeploymentMetrics.as_view(),
         name="deployments-metrics",
+    ),
+    path(
+        "deployments/<str:name>/what-if/",
+        api_what_if.DeploymentWhatIf.as_view(),
+        name="deployments-what-if",
     ),
     path("deployments/<str:name>/cost/", api.DeploymentCost.as_view(), name="deployments-cost"),
 ]

@@ -117,9 +117,14 @@ def scale(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _scale(name: str, wanted: int, actor: str) -> None:
+    deployment = deployment_queries.get(name)
+    # Where load decides, a number by hand is the least; where nothing does, it is the number.
+    most = wanted
+    if deployment_queries.is_elastic(deployment.scaling):
+        most = max(wanted, deployment.scaling.max_replicas)
     actions.change(
-        deployment_queries.get(name),
-        patch=Change(scaling=Scaling(min_replicas=wanted, max_replicas=wanted)),
+        deployment,
+        patch=Change(scaling=Scaling(min_replicas=wanted, max_replicas=most)),
         actor=actor,
         now=clock.now(),
     )

@@ -51,7 +51,7 @@ def decide(policy: Policy, state: State | None, seen: Observations, now: float) 
         return _frozen(policy, state, seen, now)
     need = _need(policy, state, seen, max(0.1, now - state.at))
     limits = _limits(policy, seen, now)
-    choice = _Choice(need.replicas, need.reason, dict(need.terms))
+    choice = _Choice(need.replicas, need.reason, need.terms)
     _guard_ttft(choice, policy, seen)
     _keep(choice, state, seen, now)
     _replace_stuck(choice, policy, seen)
@@ -65,7 +65,7 @@ def decide(policy: Policy, state: State | None, seen: Observations, now: float) 
             state, at=now, wanted=choice.wanted, busy_at=busy_at, frozen=False, memory=need.memory
         ),
         reason=choice.reason,
-        terms={name: round(float(value), 3) for name, value in choice.terms.items()},
+        terms=choice.terms,
         changed=choice.wanted != state.wanted,
         at_zero=at_zero,
     )

@@ -48,7 +48,7 @@ def hot_seconds(keep: KeepAlive, recent: float) -> float:
     """Return how long it stays hot after its last request; `recent` is its fading count."""
     if not keep.learns:
         return keep.hot_seconds
-    factor = _FIRST * max(1.0, recent) ** _GROWTH
+    factor = _FIRST * math.pow(max(1.0, recent), _GROWTH)
     return keep.hot_seconds * min(_MOST, max(_LEAST, factor))
 
 

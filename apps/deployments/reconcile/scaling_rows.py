@@ -132,7 +132,7 @@ def inputs_of(
     return {
         "was": before.wanted if before is not None else None,
         "wanted": decision.wanted,
-        "terms": decision.terms,
+        "terms": {name: round(float(value), 3) for name, value in decision.terms.items()},
         "policy": msgspec.to_builtins(policy),
         "state": msgspec.to_builtins(before) if before is not None else None,
         "observations": msgspec.to_builtins(seen),

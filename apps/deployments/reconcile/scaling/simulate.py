@@ -128,7 +128,8 @@ class _World:
         self, until: float, upcoming: Request | None, gate: Iterator[Request]
     ) -> Request | None:
         slots, busy, queue = self.ready * self.setup.slots, self.busy, self.queue
-        outcome, late = self.outcome, self.setup.late_seconds
+        latest, outcome = self.setup.late_seconds, self.outcome
+        admitted = late = 0
         while upcoming is not None and upcoming[0] <= until:
             at, prefill, service = upcoming
             if queue:
@@ -141,10 +142,12 @@ class _World:
                 outcome.cold_waits += not self.ready
             else:
                 heappush(busy, at + service)
-                self.admitted += 1
-                outcome.requests += 1
-                outcome.late += prefill > late
+                admitted += 1
+                late += prefill > latest
             upcoming = next(gate, None)
+        self.admitted += admitted
+        outcome.requests += admitted
+        outcome.late += late
         return upcoming
 
     def _release(self, until: float) -> None:
