@@ -24,7 +24,10 @@ class Tab:
     address: str
 
 
-TABS = (Tab("overview", "Overview", "deployment"),)
+TABS = (
+    Tab("overview", "Overview", "deployment"),
+    Tab("scaling", "Scaling", "deployment-scaling"),
+)
 """In the order in which they stand on the page."""
 
 

@@ -15,6 +15,7 @@ from apps.dashboard.views import (
     overview,
     palette,
     playground,
+    scaling,
     settings,
     usage,
 )
@@ -33,6 +34,8 @@ urlpatterns: list[URLPattern] = [
     path("catalog/<str:slug>/deploy/", catalog.deploy, name="deploy"),
     path("deployments/", deployments.index, name="deployments"),
     path("deployments/<slug:name>/", deployment.show, name="deployment"),
+    path("deployments/<slug:name>/scaling/", scaling.show, name="deployment-scaling"),
+    path("deployments/<slug:name>/scaling/what-if/", scaling.compare, name="deployment-what-if"),
     path("deployments/<slug:name>/log/", deployment.log, name="deployment-log"),
     path("deployments/<slug:name>/start/", deployments.start, name="deployment-start"),
     path("deployments/<slug:name>/stop/", deployments.stop, name="deployment-stop"),

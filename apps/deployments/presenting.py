@@ -11,9 +11,10 @@ import msgspec
 from agents.wire import EngineSpec
 from apps.deployments import rollout_policy
 from apps.deployments.dry_run import HostAnswer, Plan
-from apps.deployments.models import Deployment, Replica, Revision
+from apps.deployments.models import Deployment, Replica, Revision, ScalerState
 from apps.deployments.queries import StartProgress, rollout_of, status_of
 from apps.deployments.rollout_presenting import rolling_row
+from apps.deployments.scaling_checks import warnings
 from apps.deployments.states import ReplicaPhase
 from apps.telemetry.numbers import FleetNumbers, Flow, ReplicaNumbers
 
@@ -28,6 +29,7 @@ def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str)
     """Return the JSON of a row of `queries.deployments()`."""
     status = status_of(deployment)
     scaling, rollout = deployment.scaling, rollout_of(deployment)
+    scaler: ScalerState | None = getattr(deployment, "scaler", None)
     return {
         "id": deployment.id,
         "name": deployment.name,
@@ -44,7 +46,10 @@ def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str)
         "ready_replicas": status.ready_replicas,
         "wanted_replicas": status.wanted_replicas,
         "progress": None if status.progress is None else _progress(status.progress),
-        "scaling": {name: getattr(scaling, name) for name in SCALING_FIELDS},
+        "scaling": {
+            **{name: getattr(scaling, name) for name in SCALING_FIELDS},
+            "warnings": warnings(scaling, scaler.start_seconds if scaler else None),
+        },
         "rollout": rollout_policy.to_json(rollout_policy.parse(deployment.rollout)),
         "rolling": None if rollout is None else rolling_row(rollout),
         "owner": deployment.owner,

@@ -43,6 +43,23 @@ def checked_scaling(wish: Scaling, policy: ScalingPolicy) -> ScalingPolicy:
     return policy
 
 
+def warnings(policy: ScalingPolicy, start_seconds: float | None) -> list[str]:
+    """Return what is allowed but hardly meant, with its number. `start_seconds`: measured, p90."""
+    found = []
+    idle = policy.scale_to_zero_after_seconds
+    if start_seconds is not None and policy.min_replicas == 0 and idle < start_seconds:
+        found.append(
+            f"scale_to_zero_after_seconds: {idle} s is shorter than a start, which takes "
+            f"{start_seconds:.0f} s here; it would start more than it serves."
+        )
+    if start_seconds is not None and policy.hold_seconds < start_seconds:
+        found.append(
+            f"hold_seconds: {policy.hold_seconds} s is shorter than a start, which takes "
+            f"{start_seconds:.0f} s here; replicas would leave as others come."
+        )
+    return found
+
+
 def _set_bounds(wish: Scaling, policy: ScalingPolicy) -> None:
     low = policy.min_replicas if wish.min_replicas is None else wish.min_replicas
     high = wish.max_replicas

@@ -96,3 +96,6 @@ class ScalingOutput(serializers.Serializer[Any]):
     schedule = ScheduleWindow(many=True)
     gpu_budget = serializers.IntegerField(allow_null=True)
     ttft_target_seconds = serializers.FloatField(allow_null=True)
+    warnings = serializers.ListField(
+        child=serializers.CharField(), help_text="What is allowed but hardly meant."
+    )

@@ -21,6 +21,7 @@ PAGES = [
     "/catalog/smollm2-135m-instruct/",
     "/deployments/",
     "/deployments/smol/",
+    "/deployments/smol/scaling/",
     "/deployments/qwen/",
     "/deployments/broken/",
     "/hosts/",
