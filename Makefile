@@ -35,3 +35,6 @@ bench-rag: setup ## Measure retrieval, ingestion and answers from knowledge base
 
 bench-scaling: setup ## Replay real traffic against every scaling rule (HEARTH_TRACES: where traces are)
 	@exec $(PYTHON) -m bench.scaling
+
+bench-fleet: setup ## Measure one control loop over 200 hosts and 1,500 replicas
+	@exec $(PYTHON) -m bench.fleet

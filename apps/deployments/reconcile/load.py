@@ -49,6 +49,19 @@ from apps.fleet.states import HostState
 from apps.telemetry import live as telemetry
 
 
+_NOT_READ = (
+    "log_tail",
+    "stage_seconds",
+    "progress",
+    "endpoint",
+    "revision__spec",
+    "revision__settings",
+    "revision__need",
+    "host__inventory",
+)
+"""Large columns of a replica, its revision and its host; decoding them was half of a pass."""
+
+
 def load(only: UUID | None = None) -> list[Snapshot]:
     """Return a snapshot of every deployment, or of `only` that one."""
     deployments = (
@@ -59,7 +72,7 @@ def load(only: UUID | None = None) -> list[Snapshot]:
     replicas = (
         Replica.objects.exclude(phase=ReplicaPhase.STOPPED)
         .select_related("revision", "host")
-        .defer("revision__spec", "revision__settings", "log_tail")
+        .defer(*_NOT_READ)
         .order_by("created_at", "id")
     )
     if only is not None:
