@@ -48,7 +48,6 @@ from apps.fleet.queries import inventory_of, price_book, price_of
 from apps.fleet.states import HostState
 from apps.telemetry import live as telemetry
 
-
 _NOT_READ = (
     "log_tail",
     "stage_seconds",
