@@ -32,6 +32,7 @@ from apps.deployments.models import (
     ReadRequest,
     Replica,
     Revision,
+    ScalerState,
     ScalingPolicy,
 )
 from apps.deployments.orders import Change, NewDeployment
@@ -148,8 +149,11 @@ def start(deployment: Deployment, *, actor: str, now: datetime) -> Deployment:
     with transaction.atomic():
         _set_desired(deployment, DesiredDeployment.RUNNING)
         rollouts.begin_deadline_anew(deployment, now=now)
-        ScalingPolicy.objects.filter(pk=deployment.pk, min_replicas=0).update(min_replicas=1)
-        ScalingPolicy.objects.filter(pk=deployment.pk, max_replicas=0).update(max_replicas=1)
+        ScalingPolicy.objects.filter(pk=deployment.pk, max_replicas=0).update(
+            min_replicas=1, max_replicas=1
+        )
+        # As on the day it was made: one that may be at zero begins with one replica.
+        ScalerState.objects.filter(pk=deployment.pk).delete()
         Replica.objects.filter(deployment=deployment, phase=ReplicaPhase.FAILED).update(
             failures=0, retry_at=now
         )

@@ -6,6 +6,7 @@ from apps.accounts.models import AuditEntry
 from apps.deployments import actions, rollout_orders
 from apps.deployments.models import Decision, Deployment, Event, Replica
 from apps.deployments.orders import Change, NewDeployment, PlacementWish, Resources, Scaling
+from apps.deployments.queries import wanted_replicas
 from apps.deployments.states import DesiredDeployment, DesiredReplica, ReplicaPhase
 from apps.lib.problems import Problem
 from tests.apps.deployments.factories import NOW, make_deployment, make_host, make_replica
@@ -201,9 +202,9 @@ class TestStartStopDelete:
         assert Deployment.objects.get().desired == DesiredDeployment.STOPPED
         actions.start(row, **WHO)
 
-        row.scaling.refresh_from_db()
-        assert Deployment.objects.get().desired == DesiredDeployment.RUNNING
-        assert row.scaling.min_replicas == 1
+        found = Deployment.objects.select_related("scaling").get()
+        assert found.desired == DesiredDeployment.RUNNING
+        assert wanted_replicas(found) == 1
 
     def test_nothing_brings_back_what_is_being_deleted(self):
         row = make_deployment()
