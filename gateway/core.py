@@ -18,10 +18,21 @@ from gateway.upstream import Pool, parse_url
 from gateway.wire import ReplicaRoute, RouteState, RoutingTable
 
 
+class Reader(Protocol):
+    """Who waits for an answer."""
+
+    is_paused: bool
+    """It does not keep up, so its engine is not read from either."""
+
+
 class OpenRequest(Protocol):
     """A request that holds a replica, as the watchers see it."""
 
     replica: Replica | None
+
+    @property
+    def client(self) -> Reader:
+        """Whose request it is."""
 
     def replica_failed(self, reason: str) -> None:
         """Its replica is given up: go elsewhere, or tell the client."""

@@ -74,7 +74,10 @@ def _should_ask(core: Core, replica: Replica, now: float) -> bool:
     if replica.breaker.is_open:
         return replica.breaker.probe_due(now)
     silent_seconds = now - replica.heard_at
-    return replica.tally.in_flight > 0 and silent_seconds > core.settings.deadlines.silence_seconds
+    if silent_seconds <= core.settings.deadlines.silence_seconds:
+        return False
+    # A replica whose streams all wait for slow clients is not read from: its silence says nothing.
+    return any(r.replica is replica and not r.client.is_paused for r in core.open)
 
 
 async def _probe(core: Core, deployment: Deployment, replica: Replica) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.settings import Deadlines
 from tests.gateway.client import events
-from tests.gateway.harness import CHAT, STREAM, gateway, key, model, table, until
+from tests.gateway.harness import CHAT, PATH, STREAM, gateway, key, model, table, until
 from tests.gateway.upstream import (
     Asked,
     answer_json,
@@ -478,6 +478,31 @@ class TestSilence:
                 assert [a.status for a in answers] == [200, 200]
                 assert gw.replica("r1").breaker.is_open
                 assert [r.id for r in gw.deployment.usable] == ["r2"]
+
+    async def test_a_replica_that_nobody_reads_from_is_not_silent(self, tmp_path):
+        """All its streams wait for clients that do not read: it cannot send a byte."""
+
+        async def flood(asked: Asked) -> None:
+            if asked.path == "/health":
+                await asyncio.Event().wait()  # so busy that it would not answer in time
+            await begin_stream(asked)
+            while True:
+                await send_event(asked, chat_chunk("x" * 10_000))
+
+        deadlines = Deadlines(silence_seconds=0.05, probe_seconds=0.05)
+        async with running(flood) as up:
+            async with gateway(tmp_path, table({"m": model(up)}), deadlines=deadlines) as gw:
+                client = await gw.client()
+                client.post(PATH, STREAM)
+                await client.head()
+                client.writer.transport.pause_reading()
+                await until(lambda: next(iter(gw.app.clients)).is_paused)
+                await asyncio.sleep(0.3)
+
+                assert not gw.replica().breaker.is_open
+                assert gw.replica().in_flight == 1
+                client.close()
+                await gw.records(1)
 
     async def test_it_is_probed_back_in(self, tmp_path):
         thawed = asyncio.Event()

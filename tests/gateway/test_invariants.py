@@ -7,9 +7,11 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.settings import Deadlines, Limits
 from tests.gateway.harness import CHAT, PATH, STREAM, Harness, gateway, key, model, table, until
 from tests.gateway.upstream import (
     Asked,
+    Upstream,
     answer_json,
     begin_stream,
     chat_chunk,
@@ -22,11 +24,20 @@ from tests.gateway.upstream import (
 
 ENGINE = st.sampled_from(
     ["well", "well", "well", "error", "busy", "cut", "cut mid-stream", "error in stream",
-     "no reason"]
+     "no reason", "flood", "silent"]
 )  # fmt: skip
 CLIENT = st.sampled_from(
-    ["reads", "reads", "reads", "leaves at once", "leaves after the head", "leaves later", "stalls"]
+    ["reads", "reads", "reads", "leaves at once", "leaves after the head", "leaves later",
+     "stalls", "never reads"]
+)  # fmt: skip
+MOVE = st.tuples(
+    st.integers(0, 20),
+    st.sampled_from(["draining", "asleep", "gone", "ready", "killed", "budget used up"]),
 )
+"""After so many milliseconds something happens to the first replica, or to the key."""
+STALLED_SECONDS = 0.1
+FLOOD_CHUNKS = 200
+"""1.6 MB: more than all buffers between an engine and a client that does not read."""
 REQUEST = st.tuples(CLIENT, st.booleans(), st.integers(0, 3))
 
 
@@ -44,6 +55,8 @@ def engine(moods: list[str], seed: int):
             await answer_json(asked, {"error": "x"}, status=500)
         elif mood == "busy":
             await answer_json(asked, {"error": "x"}, status=503)
+        elif mood == "silent":
+            await asked.gone.wait()
         elif mood == "cut" or not asked.json.get("stream"):
             cut(asked)
         else:
@@ -54,6 +67,13 @@ def engine(moods: list[str], seed: int):
 
 async def _spoil(asked: Asked, mood: str) -> None:
     await begin_stream(asked)
+    if mood == "flood":
+        for _ in range(FLOOD_CHUNKS):
+            await send_event(asked, chat_chunk("x" * 8192))
+        await send_event(asked, chat_chunk("", "stop"))
+        await send_event(asked, "[DONE]")
+        await end_stream(asked)
+        return
     await send_event(asked, chat_chunk("one"))
     if mood == "cut mid-stream":
         cut(asked)
@@ -75,6 +95,10 @@ async def behave(gw: Harness, request: tuple[str, bool, int]) -> str | None:
         return None
     try:
         head = await client.head()
+        if manner == "never reads":
+            client.writer.transport.pause_reading()
+            await asyncio.sleep(3 * STALLED_SECONDS)
+            return head.headers["x-request-id"] if head.status == 200 else None
         if manner == "stalls":
             client.writer.transport.pause_reading()
             await asyncio.sleep(0.02)
@@ -108,27 +132,50 @@ async def _check(client, head, is_stream: bool) -> None:
     moods=st.lists(st.lists(ENGINE, min_size=1, max_size=6), min_size=1, max_size=3),
     slots=st.integers(1, 4),
     queue=st.integers(0, 8),
+    moves=st.lists(MOVE, max_size=4),
     seed=st.integers(0, 1000),
 )
-def test_one_record_each_and_nothing_left(tmp_path_factory, requests, moods, slots, queue, seed):
+def test_one_record_each_and_nothing_left(
+    tmp_path_factory, requests, moods, slots, queue, moves, seed
+):
     folder = tmp_path_factory.mktemp("run")
 
-    asyncio.run(_story(folder, requests, moods, slots, queue, seed))
+    asyncio.run(_story(folder, requests, moods, slots, queue, moves, seed))
 
 
-async def _story(folder, requests, moods, slots, queue, seed) -> None:
+async def _move(gw: Harness, route: dict, first: Upstream, moves) -> None:
+    """Let what `moves` tell happen to the first replica."""
+    for revision, (delay, move) in enumerate(moves, 2):
+        await asyncio.sleep(delay / 1000)
+        if move == "killed":
+            await first.stop()
+            continue
+        replica, *others = route["replicas"]
+        state = move if move in ("draining", "asleep", "ready") else "ready"
+        replicas = [*others] if move == "gone" else [{**replica, "state": state}, *others]
+        rights = key(max_in_flight=100, budget_exhausted=move == "budget used up")
+        gw.apply(table({"m": {**route, "replicas": replicas}}, rights, revision=revision))
+
+
+async def _story(folder, requests, moods, slots, queue, moves, seed) -> None:
     rules = {"size": queue, "timeout_seconds": 0.2}
+    limits = Limits(stalled_reader_seconds=STALLED_SECONDS)
+    deadlines = Deadlines(silence_seconds=0.1, probe_seconds=0.2, first_byte_seconds=0.4)
     async with asyncio.TaskGroup() as group:
         engines = [running(engine(own, seed + n)) for n, own in enumerate(moods)]
         upstreams = [await one.__aenter__() for one in engines]
         route = model(*upstreams, max_in_flight_per_replica=slots, queue=rules)
-        async with gateway(folder, table({"m": route}, key(max_in_flight=100))) as gw:
+        value = table({"m": route}, key(max_in_flight=100))
+        async with gateway(folder, value, limits=limits, deadlines=deadlines) as gw:
             for deployment in gw.core.fleet.deployments.values():
                 for replica in deployment.replicas.values():
                     replica.breaker.backoff_seconds = 0.01
+            at_first = list(gw.deployment.replicas.values())
             tasks = [group.create_task(behave(gw, request)) for request in requests]
+            await _move(gw, route, upstreams[0], moves)
             answered = {task_id for task in tasks if (task_id := await task)}
             assert await gw.is_quiet()
+            assert {(r.in_flight, r.pending_tokens, r.streams) for r in at_first} == {(0, 0, 0)}
             await until(lambda: gw.core.spool.open_count == 0)
             await until(lambda: len(gw._lines()) == gw.deployment.tally.requests)
             records = [json.loads(line) for line in gw._lines()]
@@ -136,6 +183,8 @@ async def _story(folder, requests, moods, slots, queue, seed) -> None:
             assert len(set(ids)) == len(ids)
             assert answered <= set(ids)
             assert all(not replica.pool._connecting for replica in gw.deployment.replicas.values())
+            for replica in at_first:
+                replica.pool.close_idle()
             _close_pools(gw)
             await until(lambda: not any(up.connections for up in upstreams))
             await until(lambda: not gw.app.clients)
