@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 
@@ -575,6 +576,32 @@ class TestSilence:
                 gw.apply(table({"m": model(sleeping, awake)}, revision=2))
 
                 assert (await pending).headers["x-hearth-replica"] == "r2"
+
+
+class TestDisk:
+    async def test_a_full_disk_refuses_new_requests_and_keeps_every_record(
+        self, tmp_path, monkeypatch
+    ):
+        """Usage that cannot be written is kept; nothing more is taken in until it is."""
+        monkeypatch.setattr("gateway.spool.RETRY_SECONDS", 0.01)
+        real, is_full = os.write, True
+
+        def write(descriptor: int, data: bytes) -> int:
+            return real(descriptor, data[:40] if is_full and b'"id"' in data else data)
+
+        async with running() as up, gateway(tmp_path, table({"m": model(up)})) as gw:
+            monkeypatch.setattr(os, "write", write)
+            served = await gw.chat()
+            await until(lambda: not gw.core.spool.is_accepting)
+            refused, ready = await gw.chat(), await gw.get("/readyz")
+            is_full = False
+            await until(lambda: gw.core.spool.is_accepting)
+            again = await gw.chat()
+            records = await gw.records(2)
+
+            assert [a.status for a in (served, refused, ready, again)] == [200, 503, 503, 200]
+            assert (refused.error["code"], refused.headers["retry-after"]) == ("spool_full", "5")
+            assert len(up.asked) == len(records) == 2
 
 
 class TestTables:

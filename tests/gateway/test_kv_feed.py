@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,22 +10,15 @@ import pytest
 
 from agents.simulator.kv_events import KvEventsConfig, Publisher
 from gateway import kv_feed
-from gateway.kv_feed import Feed, follow_events
-from gateway.prefix import chain
+from gateway.kv_feed import Feed
 from gateway.residency import Residency
 from gateway.wire import KvEvents
-from tests.gateway.harness import PATH, gateway, table, until
+from tests.gateway.exact import addresses, blocks_of, cached, exact
+from tests.gateway.harness import PATH, until
 from tests.simulator_host import MODEL, Simulator
 from tests.simulator_host import running as simulating
 
 KV_TOKENS = 4096
-
-
-def addresses(folder: Path) -> dict:
-    return {
-        "endpoint": f"ipc://{folder}/kv.sock",
-        "replay_endpoint": f"ipc://{folder}/replay.sock",
-    }
 
 
 @pytest.fixture
@@ -163,43 +155,16 @@ def simulator(folder: Path) -> contextlib.AbstractContextManager[Simulator]:
     return simulating(folder, f"--kv-events-config={config}", *sizes)
 
 
-def cached(answer) -> int:
-    """Return how many tokens the gateway took for cached."""
-    return int(re.search(r"cached=(\d+)/", answer.headers["x-hearth-route"])[1])
-
-
 def chat(words: bytes) -> dict:
     content = (words * 80).decode()[:4000]
     return {"model": "m", "messages": [{"role": "user", "content": content}], "max_tokens": 2}
-
-
-@contextlib.asynccontextmanager
-async def exact(tmp_path: Path, *folders: Path):
-    """A gateway in front of simulators that tell; its own index never forgets."""
-    replicas = [
-        {"id": folder.name, "url": f"unix:{folder}/engine.sock", "kv_cache_tokens": 10**7,
-         "kv_events": addresses(folder)}
-        for folder in folders
-    ]  # fmt: skip
-    models = {"m": {"deployment": "m", "replicas": replicas, "upstream_name": MODEL}}
-    async with gateway(tmp_path, table(models)) as gw:
-        feeds = asyncio.create_task(follow_events(gw.core))
-        holdings = gw.deployment.residency._holdings
-        try:
-            await until(lambda: len(holdings) == len(folders) and all(
-                holding.is_complete for holding in holdings.values()
-            ))  # fmt: skip
-            yield gw
-        finally:
-            feeds.cancel()
-            await asyncio.gather(feeds, return_exceptions=True)
 
 
 class TestWithSimulators:
     async def test_what_an_engine_evicted_counts_no_more(self, tmp_path, short_folder):
         one = chat(b"once upon a time there was a gateway ")
         with simulator(short_folder):
-            async with exact(tmp_path, short_folder) as gw:
+            async with exact(tmp_path, short_folder, model=MODEL) as gw:
                 await gw.chat(one)
                 again = await gw.chat(one)
                 for number in range(12):
@@ -214,18 +179,17 @@ class TestWithSimulators:
         folders = [tmp_path_factory.mktemp("kv"), tmp_path_factory.mktemp("kv")]
         one = chat(b"a text that both replicas get to know ")
         with simulator(folders[0]), simulator(folders[1]) as second:
-            async with exact(tmp_path, *folders) as gw:
+            async with exact(tmp_path, *folders, model=MODEL) as gw:
                 first = await gw.chat(one)
                 if first.headers["x-hearth-replica"] == folders[1].name:
                     second = None  # the other one is the first
                 await _bring(second, folders, {**one, "model": MODEL})
 
-                blocks = chain(json.dumps(one["messages"]).encode(), b"\0\0sim")
-                await until(lambda: len(gw.deployment.prefixes.match(blocks)) == 2)
+                blocks = blocks_of(one, MODEL)
+                await until(lambda: min(gw.deployment.prefixes.match(blocks).values()) > 4)
                 depths = gw.deployment.prefixes.match(blocks)
 
                 assert depths[folders[0].name] == pytest.approx(depths[folders[1].name], abs=0.5)
-                assert min(depths.values()) > 4
 
 
 async def _bring(second: Simulator | None, folders: list[Path], body: dict) -> None:
