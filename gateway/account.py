@@ -9,8 +9,8 @@ import msgspec
 
 from gateway.core import Core
 from gateway.fleet import Deployment
-from gateway.meter import Usage
 from gateway.order import Order
+from gateway.shapes import Usage
 from gateway.wire import Outcome, UsageRecord
 
 

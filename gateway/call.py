@@ -11,6 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from gateway.errors import Refused, Shape, invalid
+from gateway.shapes import Body, decode_body
 
 
 class Api(StrEnum):
@@ -50,37 +51,6 @@ ENDPOINTS: dict[bytes, Endpoint] = {
     )
 }
 
-_NOTHING = msgspec.Raw(b"")
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-    continuous_usage_stats: bool | None = None
-
-
-class _Body(msgspec.Struct):
-    model: str
-    stream: bool | None = None
-    stream_options: _StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
-    messages: msgspec.Raw = _NOTHING
-    prompt: msgspec.Raw = _NOTHING
-    input: msgspec.Raw = _NOTHING
-    system: msgspec.Raw = _NOTHING
-    instructions: msgspec.Raw = _NOTHING
-    tools: msgspec.Raw = _NOTHING
-    documents: msgspec.Raw = _NOTHING
-    queries: msgspec.Raw = _NOTHING
-    text_1: msgspec.Raw = _NOTHING
-    text_2: msgspec.Raw = _NOTHING
-    n: int | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    prompt_cache_key: str | None = None
-    cache_salt: str | msgspec.UnsetType | None = msgspec.UNSET
-
-
-_decoder = msgspec.json.Decoder(_Body)
 _INLINE_MEDIA = re.compile(rb";base64,[A-Za-z0-9+/=_-]{256,}")
 _INLINE_MARK = b";base64,"
 
@@ -109,7 +79,7 @@ class Call(msgspec.Struct, gc=False):
 def parse(endpoint: Endpoint, body: bytes, *, most_choices: int) -> Call:
     """Return the call in `body`. Raises Refused (400) naming the field."""
     try:
-        fields = _decoder.decode(body)
+        fields = decode_body(body)
     except msgspec.ValidationError as error:
         raise Refused(invalid(f"The request body is wrong: {error}")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -135,7 +105,7 @@ def parse(endpoint: Endpoint, body: bytes, *, most_choices: int) -> Call:
     )
 
 
-def _prompt(fields: _Body) -> bytes:
+def _prompt(fields: Body) -> bytes:
     if fields.messages and not (fields.tools or fields.system):
         return bytes(fields.messages)
     parts = (

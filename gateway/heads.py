@@ -4,6 +4,7 @@ import math
 import time
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import ClassVar
 
 from gateway.errors import Problem
 
@@ -13,8 +14,8 @@ _REASONS = {int(status): status.phrase for status in HTTPStatus}
 class _Clock:
     """The Date header, formatted once a second."""
 
-    line = b""
-    second = 0
+    line: ClassVar[bytes] = b""
+    second: ClassVar[int] = 0
 
 
 def date_line() -> bytes:

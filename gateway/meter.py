@@ -1,4 +1,4 @@
-"""Counters and histograms of deployments and replicas, and the usage in engines' answers.
+"""Counters and histograms of deployments and replicas.
 
 Plain integers on the hot path; `gateway.metrics` and `gateway.live` read them when asked. Called
 by `gateway.exchange` and `gateway.relay`.
@@ -6,8 +6,6 @@ by `gateway.exchange` and `gateway.relay`.
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-
-import msgspec
 
 from gateway.wire import GAP_BUCKETS_SECONDS, TTFT_BUCKETS_SECONDS, Counts
 
@@ -24,6 +22,15 @@ class Histogram:
         """Count one value."""
         self.buckets[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
+
+
+def observe_in_both(one: Histogram, other: Histogram, seconds: float) -> None:
+    """Count one value in two histograms of the same bounds."""
+    place = bisect_left(one.bounds, seconds)
+    one.buckets[place] += 1
+    one.total += seconds
+    other.buckets[place] += 1
+    other.total += seconds
 
 
 def _ttft() -> Histogram:
@@ -65,52 +72,3 @@ class Tally:
             gap_buckets=tuple(self.gaps.buckets),
             gap_sum_seconds=self.gaps.total,
         )
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class Usage(msgspec.Struct):
-    """Token counts of one answer, under OpenAI's, its Responses' and Anthropic's names."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    input_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _OutputDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
-    cache_read_input_tokens: int | None = None
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of the prompt, cached ones included."""
-        if self.prompt_tokens is not None:
-            return self.prompt_tokens
-        return self.input_tokens if self.input_tokens is not None else self.total_tokens or 0
-
-    @property
-    def output(self) -> int:
-        """Tokens generated."""
-        return self.completion_tokens or self.output_tokens or 0
-
-    @property
-    def cached(self) -> int | None:
-        """Prompt tokens that came from the prefix cache; None if the engine does not say."""
-        details = self.prompt_tokens_details or self.input_tokens_details
-        if details is not None:
-            return details.cached_tokens
-        return self.cache_read_input_tokens
-
-    @property
-    def reasoning(self) -> int | None:
-        """Output tokens spent on reasoning; None if the engine does not say."""
-        details = self.completion_tokens_details or self.output_tokens_details
-        return details.reasoning_tokens if details is not None else None

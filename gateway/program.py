@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from gateway import table
 from gateway.app import Gateway
@@ -182,7 +183,7 @@ async def _listen(settings: Settings, app: Gateway) -> list[asyncio.Server]:
     address = f"{settings.listen_host}:{settings.listen_port}"
     try:
         server = await loop.create_server(
-            lambda: ClientConnection(app),
+            _protocol(app),
             settings.listen_host,
             settings.listen_port,
             ssl=tls,
@@ -199,11 +200,15 @@ async def _listen(settings: Settings, app: Gateway) -> list[asyncio.Server]:
     return servers
 
 
+def _protocol(app: Gateway) -> Callable[[], asyncio.Protocol]:
+    return lambda: cast(asyncio.Protocol, ClientConnection(app))
+
+
 async def _listen_unix(path: Path, app: Gateway) -> asyncio.Server:
     try:
         _make_room(path)
         server = await asyncio.get_running_loop().create_unix_server(
-            lambda: ClientConnection(app), str(path), backlog=1024
+            _protocol(app), str(path), backlog=1024
         )
         os.chmod(path, 0o600)
     except OSError as error:

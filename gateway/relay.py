@@ -12,8 +12,9 @@ import msgspec
 
 from gateway.call import Api
 from gateway.fleet import Deployment, Replica
-from gateway.meter import Usage
+from gateway.meter import observe_in_both
 from gateway.server import ClientConnection
+from gateway.shapes import Usage, decode_answer, decode_usage
 from gateway.sse import StreamReader
 
 GATHERED_BYTES = 1024 * 1024
@@ -21,19 +22,6 @@ GATHERED_BYTES = 1024 * 1024
 
 TAIL_BYTES = 4096
 """How much of such an answer's end is kept: usage stands last."""
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class _Answer(msgspec.Struct):
-    usage: Usage | None = None
-    choices: list[_Choice] = []
-
-
-_decode_answer = msgspec.json.Decoder(_Answer).decode
-_decode_usage = msgspec.json.Decoder(Usage).decode
 
 
 class Plain:
@@ -107,7 +95,7 @@ class Plain:
 
     def _read(self, content: bytes) -> str:
         try:
-            answer = _decode_answer(content)
+            answer = decode_answer(content)
         except msgspec.MsgspecError:
             return ""  # not JSON as expected: passed on, and counted without tokens
         self.usage = answer.usage
@@ -126,7 +114,7 @@ def usage_at_end(tail: bytes) -> Usage | None:
         depth += {123: 1, 125: -1}.get(tail[position], 0)
         if depth == 0:
             try:
-                return _decode_usage(tail[start : position + 1])
+                return decode_usage(tail[start : position + 1])
             except msgspec.MsgspecError:
                 return None
     return None
@@ -146,7 +134,9 @@ class Streamed:
         """`head` is status, content type and header lines; None if it was sent with comments."""
         self._client = client
         self._reader = reader
-        self._deployment, self._replica = places
+        deployment, replica = places
+        self._replica = replica
+        self._gaps, self._replica_gaps = deployment.tally.gaps, replica.tally.gaps
         self._status, self._kind, self._extra = head or (200, b"", b"")
         self.headed = head is None
         self.began = False
@@ -171,9 +161,7 @@ class Streamed:
         """Pass on what the client may see, and note the gap."""
         now = time.monotonic()
         if self.first_at:
-            gap = now - self.last_at
-            self._deployment.tally.gaps.observe(gap)
-            self._replica.tally.gaps.observe(gap)
+            observe_in_both(self._gaps, self._replica_gaps, now - self.last_at)
         else:
             self.first_at = now
         self.last_at = now

@@ -33,8 +33,11 @@ class _State(Enum):
     CLOSED = auto()
 
 
-class ClientConnection(asyncio.Protocol):
-    """One client connection: reads requests, writes answers, one at a time."""
+class ClientConnection:
+    """One client connection: reads requests, writes answers, one at a time.
+
+    An asyncio.Protocol by its methods alone; as a subclass it would not be compiled.
+    """
 
     __slots__ = (
         "_app",

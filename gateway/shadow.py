@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from gateway.core import Core
 from gateway.fleet import Deployment, Replica
-from gateway.meter import Usage
 from gateway.order import Order
 from gateway.relay import TAIL_BYTES, usage_at_end
+from gateway.shapes import Usage
 from gateway.split import point, ready_of
 from gateway.sse import StreamReader
 from gateway.upstream import UpstreamConnection, UpstreamError

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.shapes import decode_id
 from gateway.wire import UsageRecord
 
 SLOT_BYTES = 2048
@@ -252,13 +253,9 @@ class Spool:
         return True
 
 
-class _Id(msgspec.Struct):
-    id: str = ""
-
-
 def _id_of(line: bytes) -> str:
     try:
-        return msgspec.json.decode(line, type=_Id).id
+        return decode_id(line).id
     except msgspec.MsgspecError:
         return ""
 

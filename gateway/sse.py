@@ -12,7 +12,7 @@ import re
 import msgspec
 
 from gateway.call import Api
-from gateway.meter import Usage
+from gateway.shapes import EngineError, Event, Usage, decode_delta, decode_event
 
 MOST_EVENT_BYTES = 8 * 1024 * 1024
 """An event larger than this is no event; the stream is broken off."""
@@ -30,37 +30,6 @@ _ORDINARY_START = {
 }
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 _ABORTED = "abort"
-
-
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-
-
-class _Inner(msgspec.Struct):
-    usage: Usage | None = None
-
-
-class _Delta(msgspec.Struct):
-    stop_reason: str | None = None
-
-
-class _EngineError(msgspec.Struct):
-    message: str = ""
-    code: int | str | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] | None = None
-    usage: Usage | None = None
-    error: _EngineError | str | None = None
-    type: str = ""
-    response: _Inner | None = None
-    message: _Inner | str | None = None
-    delta: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decode_event = msgspec.json.Decoder(_Event).decode
-_decode_delta = msgspec.json.Decoder(_Delta).decode
 
 
 class StreamReader:
@@ -106,12 +75,33 @@ class StreamReader:
 
     def feed(self, data: bytes) -> bytes:
         """Take in a piece of the stream; return what the client may see of it."""
-        if not self._rest and data.find(b"\n\n") == len(data) - 2:
-            mark, start = self._mark, self._start
-            if (mark and mark in data) or (start and data.startswith(start)):
-                self.chunks += 1
+        if not self._rest:
+            ordinary = self._ordinary_events(data)
+            if ordinary:
+                self.chunks += ordinary
                 return data
         return self._feed_slowly(data)
+
+    def _ordinary_events(self, data: bytes) -> int:
+        """Return how many events `data` is made of; 0 unless all are whole and ordinary."""
+        end = data.find(b"\n\n")
+        if end < 0 or b"\r" in data:
+            return 0
+        if end == len(data) - 2:
+            return int(self._is_ordinary(data))
+        if not data.endswith(b"\n\n"):
+            return 0
+        events = data[:-2].split(b"\n\n")
+        for event in events:
+            if not self._is_ordinary(event):
+                return 0
+        return len(events)
+
+    def _is_ordinary(self, event: bytes) -> bool:
+        mark, start = self._mark, self._start
+        if mark is not None:
+            return mark in event
+        return start is not None and event.startswith(start)
 
     def _feed_slowly(self, data: bytes) -> bytes:
         self._rest.append(data)
@@ -143,7 +133,7 @@ class StreamReader:
             self.is_done = True
             return event if self.is_finished else b""
         try:
-            seen = _decode_event(payload)
+            seen = decode_event(payload)
         except msgspec.MsgspecError:
             return event  # not ours to judge: an event of a kind unknown here
         if seen.error is not None or seen.type in ("error", "response.failed"):
@@ -152,7 +142,7 @@ class StreamReader:
         self._learn(seen)
         return b"" if self.error is not None else self._without_usage(event, payload, seen)
 
-    def _learn(self, seen: _Event) -> None:
+    def _learn(self, seen: Event) -> None:
         for holder in (seen, seen.response, seen.message):
             if holder is not None and not isinstance(holder, str) and holder.usage is not None:
                 self._merge(holder.usage)
@@ -166,12 +156,12 @@ class StreamReader:
         else:
             self._learn_by_type(seen)
 
-    def _learn_by_type(self, seen: _Event) -> None:
+    def _learn_by_type(self, seen: Event) -> None:
         """Take in the end of a Responses or a Messages stream."""
         if seen.type in ("response.completed", "response.incomplete"):
             self.is_finished = True
         elif seen.type == "message_delta" and seen.delta:
-            self.is_finished = bool(_decode_delta(seen.delta).stop_reason)
+            self.is_finished = bool(decode_delta(seen.delta).stop_reason)
         elif seen.type == "message_stop":
             self.is_done = True
 
@@ -183,7 +173,7 @@ class StreamReader:
                     setattr(usage, name, getattr(self.usage, name))
         self.usage = usage
 
-    def _without_usage(self, event: bytes, payload: bytes, seen: _Event) -> bytes:
+    def _without_usage(self, event: bytes, payload: bytes, seen: Event) -> bytes:
         if seen.usage is None or self._kind not in _ORDINARY:
             return event
         if not seen.choices:
@@ -207,8 +197,8 @@ def _payload(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _words(seen: _Event) -> str:
+def _words(seen: Event) -> str:
     error = seen.error
-    if isinstance(error, _EngineError):
+    if isinstance(error, EngineError):
         return error.message or "the engine reported an error"
     return error or "the engine reported an error"

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -21,6 +21,9 @@ IDLE_SECONDS = 4.0
 
 MOST_IDLE = 128
 """Idle connections kept per replica."""
+
+_MOST_SIZE_LINE = 12
+"""Where to look for the end of a chunk's size."""
 
 
 class UpstreamError(Exception):
@@ -168,14 +171,14 @@ class Pool:
 
     async def _dial(self) -> "UpstreamConnection":
         loop, address = asyncio.get_running_loop(), self.address
+        connection = UpstreamConnection(self)
+        protocol = cast(asyncio.Protocol, connection)
         if address.unix:
-            _, connection = await loop.create_unix_connection(
-                lambda: UpstreamConnection(self), address.unix
+            await loop.create_unix_connection(lambda: protocol, address.unix)
+        else:
+            await loop.create_connection(
+                lambda: protocol, address.host, address.port, ssl=self._tls
             )
-            return connection
-        _, connection = await loop.create_connection(
-            lambda: UpstreamConnection(self), address.host, address.port, ssl=self._tls
-        )
         return connection
 
 
@@ -183,11 +186,17 @@ def _nothing() -> None:
     """Nothing to call off."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to a replica."""
+class UpstreamConnection:
+    """One connection to a replica (an asyncio.Protocol by its methods).
+
+    A stream is mostly packets that hold one whole chunk each. Those pass by the parser, which is at
+    the start of a chunk before and after them; it reads all else.
+    """
 
     __slots__ = (
+        "_at_chunk",
         "_began",
+        "_body",
         "_ended",
         "_headers",
         "_is_paused",
@@ -207,7 +216,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
         self._status = 0
+        self._at_chunk = False
         self._began = False
         self._ended = False
         self._is_reusable = False
@@ -221,6 +232,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Make ready for one request of `sink`."""
         self._sink = sink
         self._headers = {}
+        self._body = []
+        self._at_chunk = False
         self._began = self._ended = self._is_reusable = False
         self._uses += 1
 
@@ -265,16 +278,43 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        if self._sink is None:
+        sink = self._sink
+        if sink is None:
             self._transport.abort()  # an answer that nobody asked for
             return
+        if self._at_chunk:
+            payload = only_chunk(data)
+            if payload:
+                sink.answer_data(payload)
+                return
+        self._at_chunk = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            self._pass_body()
             self._lose(f"the answer is not HTTP: {error}")
             return
+        self._pass_body()
         if self._ended:
             self._finish()
+        elif self._at_chunk:
+            # Anything that follows the last chunk's line end belongs to the next chunk's size.
+            self._at_chunk = data.endswith(b"\r\n")
+
+    def _pass_body(self) -> None:
+        """Give the sink what one packet held of the body, in one piece."""
+        body = self._body
+        if not body:
+            return
+        self._body = []
+        if self._sink is not None:
+            self._sink.answer_data(body[0] if len(body) == 1 else b"".join(body))
+
+    def pause_writing(self) -> None:
+        """A body is held whole anyway: nothing to stop."""
+
+    def resume_writing(self) -> None:
+        """Nothing was stopped."""
 
     def eof_received(self) -> bool:
         return False
@@ -301,9 +341,14 @@ class UpstreamConnection(asyncio.Protocol):
         if self._sink is not None:
             self._sink.answer_began(self._status, self._headers)
 
+    def on_chunk_header(self) -> None:
+        self._at_chunk = False
+
+    def on_chunk_complete(self) -> None:
+        self._at_chunk = True
+
     def on_body(self, body: bytes) -> None:
-        if self._sink is not None:
-            self._sink.answer_data(body)
+        self._body.append(body)
 
     def on_message_complete(self) -> None:
         if self._status >= 200:
@@ -333,3 +378,12 @@ class UpstreamConnection(asyncio.Protocol):
         if sink is not None:
             stale = self._uses > 1 and not self._began
             sink.answer_lost(UpstreamError(reason, was_sent=True, was_reused=stale))
+
+
+def only_chunk(data: bytes) -> bytes:
+    """Return the content of `data` if it is exactly one chunk of a chunked body, else nothing."""
+    begin = data.find(b"\r\n", 1, _MOST_SIZE_LINE) + 2
+    size = len(data) - begin - 2
+    if begin < 3 or size <= 0 or data[: begin - 2] != b"%x" % size or not data.endswith(b"\r\n"):
+        return b""
+    return data[begin:-2]
