@@ -8,6 +8,7 @@ help: ## Show this list
 
 setup: ## Install everything Hearth itself needs into .venv
 	@scripts/setup.sh
+	@$(PYTHON) scripts/compile_gateway.py --background
 
 run: setup ## Start Hearth on this machine
 	@exec $(PYTHON) manage.py up

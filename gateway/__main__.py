@@ -1,30 +1,22 @@
-"""`python -m gateway`: reads the settings, runs the program, turns failures into exit codes."""
+"""`python -m gateway`: chooses the form of the modules, then starts the program."""
 
-import logging
-import os
 import sys
+from importlib import import_module
 
-import uvloop
-
-from gateway.home import HomeError
-from gateway.program import StartError, run
-from gateway.settings import SettingsError, read
+from gateway import forms
 
 CANNOT_START = 2
 
 
 def main() -> int:
     """Return the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
-        settings = read(sys.argv[1:], os.environ)
-        uvloop.run(run(settings))
-    except (SettingsError, StartError, HomeError) as error:
+        forms.activate()
+    except forms.FormError as error:
         sys.stderr.write(f"gateway: {error}\n")
         return CANNOT_START
-    return 0
+    code: int = import_module("gateway.start").main(sys.argv[1:])
+    return code
 
 
 if __name__ == "__main__":

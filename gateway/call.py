@@ -124,7 +124,8 @@ def _prompt(fields: Body) -> bytes:
 
 
 def _text_bytes(prompt: bytes) -> int:
-    if _INLINE_MARK not in prompt:
+    # One byte is found many times faster than several.
+    if b";" not in prompt or _INLINE_MARK not in prompt:
         return len(prompt)
     return len(_INLINE_MEDIA.sub(b"", prompt))
 

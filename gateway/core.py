@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.address import parse_url
 from gateway.auth import Keys
 from gateway.fleet import Deployment, Fleet, Replica
 from gateway.settings import Settings
 from gateway.spool import Spool
-from gateway.upstream import Pool, parse_url
+from gateway.upstream import Pool
 from gateway.wire import ReplicaRoute, RouteState, RoutingTable
 
 
@@ -90,7 +91,7 @@ class Core:
     def new_id(self) -> str:
         """Return a request id that no other process and no earlier start gives."""
         self._id_count += 1
-        return f"{self._id_prefix}{self._id_count:x}"
+        return self._id_prefix + hex(self._id_count)[2:]
 
     def opened(self, request: OpenRequest) -> None:
         """A request has come."""

@@ -49,7 +49,6 @@ class Exchange:
     _is_second_connection = False
     _connection: UpstreamConnection | None = None
     _call_off: Callable[[], None] | None = None
-    _relay: Plain | Streamed | None = None
     _route = ""
     _status = 0
     _sent_at = 0.0
@@ -63,6 +62,8 @@ class Exchange:
         self.client = client
         self.deployment = deployment
         self.order = order
+        # Not above: mypyc leaves a default of None out where the type is a union of three.
+        self._relay: Plain | Streamed | None = None
         self._account = Account(core, deployment, order)
 
     def start(self) -> None:

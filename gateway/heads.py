@@ -4,32 +4,37 @@ import math
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import ClassVar
 
 from gateway.errors import Problem
 
 _REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 
-class _Clock:
-    """The Date header, formatted once a second."""
+class _Beginnings:
+    """The first lines of answers of this second, one for each status."""
 
-    line: ClassVar[bytes] = b""
-    second: ClassVar[int] = 0
+    def __init__(self) -> None:
+        self.second = 0
+        self.date = b""
+        self.lines: dict[int, bytes] = {}
 
 
-def date_line() -> bytes:
-    """Return the Date header."""
+_now = _Beginnings()
+
+
+def first_lines(status: int) -> bytes:
+    """Return the status line and the Date header, formatted once a second."""
     second = int(time.time())
-    if second != _Clock.second:
-        _Clock.second = second
-        _Clock.line = b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
-    return _Clock.line
-
-
-def status_line(status: int) -> bytes:
-    """Return the first line of an answer."""
-    return b"HTTP/1.1 %d %s\r\n" % (status, _REASONS.get(status, "Status").encode())
+    if second != _now.second:
+        _now.second = second
+        _now.date = b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
+        _now.lines = {}
+    lines = _now.lines.get(status)
+    if lines is None:
+        reason = _REASONS.get(status, "Status").encode()
+        lines = b"HTTP/1.1 %d %b\r\n%b" % (status, reason, _now.date)
+        _now.lines[status] = lines
+    return lines
 
 
 def retry_after_line(problem: Problem) -> bytes:

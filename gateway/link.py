@@ -7,8 +7,9 @@ Called by `gateway.ship` and `gateway.follow`.
 
 from pathlib import Path
 
+from gateway.address import parse_url
 from gateway.ask import Question, ask
-from gateway.upstream import Pool, UpstreamError, parse_url
+from gateway.upstream import Pool, UpstreamError
 
 _UNAUTHORISED = 401
 

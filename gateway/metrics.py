@@ -12,10 +12,12 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    InfoMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
 
+from gateway import forms
 from gateway.core import Core
 from gateway.meter import Histogram, Tally
 
@@ -83,6 +85,9 @@ class _Reader(Collector):
             )
         for name, (words, value) in gauges.items():
             yield GaugeMetricFamily(f"hearth_gateway_{name}", words, value=value)
+        yield InfoMetricFamily(
+            "hearth_gateway", "How this process runs", value={"form": forms.active()}
+        )
 
 
 def _families(

@@ -10,7 +10,8 @@ by `gateway.router` and `gateway.peers`.
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
-from zlib import adler32, crc32
+
+from xxhash import xxh3_64_intdigest
 
 BLOCK_BYTES = 512
 """About 128 tokens of English: fine enough for the cost, cheap enough for a long prompt."""
@@ -27,17 +28,15 @@ type Block = int
 def chain(prompt: bytes, salt: bytes) -> list[Block]:
     """Return one 64-bit hash per whole block of `prompt`, each covering all blocks before it.
 
-    Two running checksums side by side, a tenth of the time of a cryptographic hash. A collision
-    can be made on purpose and does no harm: it sends a request to a replica that does not hold its
-    prefix; what is reused is decided by the engine, by its own hashes and salt.
+    XXH3, each block seeded with the hash before it. A collision can be made on purpose and does no
+    harm: it sends a request to a replica that does not hold its prefix; what is reused is decided
+    by the engine, by its own hashes and salt.
     """
-    first, second = crc32(salt), adler32(salt)
-    view = memoryview(prompt)
-    hashes = []
+    hashed = xxh3_64_intdigest(salt)
+    hashes: list[Block] = []
     for end in range(BLOCK_BYTES, min(len(prompt), MOST_BLOCKS * BLOCK_BYTES) + 1, BLOCK_BYTES):
-        block = view[end - BLOCK_BYTES : end]
-        first, second = crc32(block, first), adler32(block, second)
-        hashes.append(first << 32 | second)
+        hashed = xxh3_64_intdigest(prompt[end - BLOCK_BYTES : end], hashed)
+        hashes.append(hashed)
     return hashes
 
 

@@ -14,7 +14,7 @@ from enum import Enum, auto
 import httptools
 
 from gateway.errors import Problem, Shape, body, busy, invalid
-from gateway.heads import date_line, retry_after_line, status_line
+from gateway.heads import first_lines, retry_after_line
 from gateway.request import App, Holder, Request
 
 _MOST_HEADERS = 128
@@ -257,10 +257,9 @@ class ClientConnection:
             return
         close = self._close_after or self._pipelined or self._app.is_draining
         self._transport.write(
-            b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
+            b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
             % (
-                status_line(status),
-                date_line(),
+                first_lines(status),
                 kind,
                 len(content),
                 b"connection: close\r\n" if close else b"",
@@ -288,10 +287,9 @@ class ClientConnection:
         if not self._is_chunked:
             self._close_after = True
         self._transport.write(
-            b"%b%bcontent-type: %b\r\ncache-control: no-cache\r\n%b%b%b\r\n"
+            b"%bcontent-type: %b\r\ncache-control: no-cache\r\n%b%b%b\r\n"
             % (
-                status_line(status),
-                date_line(),
+                first_lines(status),
                 kind,
                 b"transfer-encoding: chunked\r\n" if self._is_chunked else b"",
                 b"connection: close\r\n" if self._closes() else b"",
@@ -345,11 +343,10 @@ class ClientConnection:
             return
         content = body(problem, Shape.OPENAI)
         self._transport.write(
-            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\n%b"
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\n%b"
             b"connection: close\r\n\r\n%b"
             % (
-                status_line(problem.status),
-                date_line(),
+                first_lines(problem.status),
                 len(content),
                 retry_after_line(problem),
                 content,

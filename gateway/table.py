@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.address import parse_url
 from gateway.router import ALPHAS, POLICIES
-from gateway.upstream import parse_url
 from gateway.wire import ModelRoute, ReplicaRoute, RoutingTable, decode, encode
 
 WATCH_SECONDS = 0.25

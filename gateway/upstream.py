@@ -10,17 +10,20 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, cast
-from urllib.parse import urlsplit
 
 import httptools
+
+from gateway.address import Address
 
 IDLE_SECONDS = 4.0
 """uvicorn, in front of vLLM, closes idle connections after 5 s; ours go first."""
 
 MOST_IDLE = 128
 """Idle connections kept per replica."""
+
+_MOST_HEADS = 32
+"""Paths whose head is kept: endpoints are few, the control plane's paths are not asked by it."""
 
 _MOST_SIZE_LINE = 12
 """Where to look for the end of a chunk's size."""
@@ -56,37 +59,6 @@ class Sink(Protocol):
         """No (more) answer will come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a replica answers."""
-
-    host: str
-    port: int
-    unix: str
-    prefix: str
-    tls: bool
-
-
-def parse_url(url: str) -> Address:
-    """Return the address in `http(s)://host[:port][/prefix]` or `unix:/path`.
-
-    Raises ValueError naming what is wrong.
-    """
-    if url.startswith("unix:"):
-        path = url[5:]
-        if not path.startswith("/"):
-            raise ValueError(f"{url!r}: a Unix socket needs an absolute path, as unix:/run/x.sock")
-        return Address("", 0, path, "", tls=False)
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is neither http://host:port nor unix:/path")
-    tls = parts.scheme == "https"
-    port = parts.port or (443 if tls else 80)
-    if any(c.isspace() or ord(c) < 33 for c in url):
-        raise ValueError(f"{url!r} holds blanks or control characters")
-    return Address(parts.hostname, port, "", parts.path.rstrip("/"), tls)
-
-
 class Pool:
     """Connections to one address."""
 
@@ -96,7 +68,8 @@ class Pool:
         """`host` is the Host header, fixed: never what a client sent."""
         self.address = address
         self._host = host
-        self.api_key = api_key
+        self._api_key = api_key
+        self._heads: dict[str, bytes] = {}
         self._connect_seconds = connect_seconds
         self._idle: list[UpstreamConnection] = []
         self._connecting: set[asyncio.Task[None]] = set()
@@ -120,13 +93,33 @@ class Pool:
 
         return call_off
 
+    @property
+    def api_key(self) -> str:
+        """What the replica wants to see as `Authorization: Bearer`."""
+        return self._api_key
+
+    @api_key.setter
+    def api_key(self, value: str) -> None:
+        self._api_key = value
+        self._heads.clear()
+
     def head(self, method: str, path: str, fields: str, body_bytes: int) -> bytes:
         """Return a request head; `fields` are whole header lines."""
-        authorization = f"authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
-        return (
+        fixed = self._heads.get(path)
+        if fixed is None or method != "POST":
+            fixed = self._fixed_head(method, path)
+        return b"%b%d\r\n%b\r\n" % (fixed, body_bytes, fields.encode("latin-1"))
+
+    def _fixed_head(self, method: str, path: str) -> bytes:
+        """Return what does not change from one request to the next, up to the body's length."""
+        authorization = f"authorization: Bearer {self._api_key}\r\n" if self._api_key else ""
+        fixed = (
             f"{method} {self.address.prefix}{path} HTTP/1.1\r\nhost: {self._host}\r\n"
-            f"content-length: {body_bytes}\r\n{authorization}{fields}\r\n"
+            f"{authorization}content-length: "
         ).encode("latin-1")
+        if method == "POST" and len(self._heads) < _MOST_HEADS:
+            self._heads[path] = fixed
+        return fixed
 
     def give_back(self, connection: "UpstreamConnection") -> None:
         """Take a connection whose answer ended cleanly."""

@@ -3,5 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tests/e2e/install.sh
+.venv/bin/python scripts/compile_gateway.py
 scripts/lint.sh
 exec .venv/bin/python -m pytest tests "$@"
