@@ -8,6 +8,7 @@ other module of the gateway is imported.
 
 import hashlib
 import os
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +30,10 @@ _CHOICE = "HEARTH_GATEWAY_FORM"
 _COMPILED, _INTERPRETED = "compiled", "interpreted"
 
 
+_FROM_MODULE = re.compile(r"from gateway\.(\w+) import")
+_FROM_PACKAGE = re.compile(r"from gateway import \(?([\w,\s]+)")
+
+
 class FormError(Exception):
     """The form that was asked for cannot run; one sentence says why."""
 
@@ -36,10 +41,26 @@ class FormError(Exception):
 def fingerprint() -> str:
     """Return the hash of all that a compiled form depends on."""
     content = hashlib.sha256(f"{sys.version} {sys.platform} {_version('mypy')}".encode())
-    for path in (*sorted(SOURCES.glob("*.py")), RECIPE):
+    for path in (*_sources(), RECIPE):
         content.update(path.name.encode() + b"\0")
         content.update(path.read_bytes() if path.exists() else b"")
     return content.hexdigest()[:32]
+
+
+def _sources() -> list[Path]:
+    """Return the compiled modules and all of the gateway that they import, directly or not."""
+    seen: set[str] = set()
+    left = list(COMPILED)
+    while left:
+        name = left.pop()
+        path = SOURCES / f"{name}.py"
+        if name in seen or not path.exists():
+            continue
+        seen.add(name)
+        text = path.read_text()
+        left += _FROM_MODULE.findall(text)
+        left += " ".join(_FROM_PACKAGE.findall(text)).replace(",", " ").split()
+    return [SOURCES / f"{name}.py" for name in sorted(seen)]
 
 
 def built() -> Path | None:

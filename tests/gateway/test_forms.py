@@ -35,12 +35,19 @@ class TestChoice:
 
         assert gateway("--version", at=copy).stdout == f"hearth gateway, {expected}\n"
 
-    @pytest.mark.parametrize("name", ["sse.py", "wire.py", "new_module.py"])
+    @pytest.mark.parametrize("name", ["sse.py", "wire.py"])
     def test_any_other_source_is_interpreted(self, copy, name):
         with (copy / "gateway" / name).open("a") as file:
             file.write("# a change\n")
 
         assert gateway("--version", at=copy).stdout == "hearth gateway, interpreted\n"
+
+    def test_what_is_not_compiled_may_change(self, copy):
+        before = gateway("--version", at=copy).stdout
+        with (copy / "gateway" / "program.py").open("a") as file:
+            file.write("# a change\n")
+
+        assert gateway("--version", at=copy).stdout == before
 
     def test_another_recipe_is_another_form(self, copy):
         (copy / "scripts" / forms.RECIPE.name).write_text("# compile otherwise\n")
