@@ -29,7 +29,7 @@ bench-main: setup ## Measure start-up, idle cost, the API and live updates
 	@exec $(PYTHON) -m bench.main
 
 bench-gateway: setup ## Measure the gateway against its peers
-	@exec $(PYTHON) -m bench.gateway
+	@exec $(PYTHON) -m bench.gateway --charts docs/images
 
 bench-rag: setup ## Measure retrieval, ingestion and answers from knowledge bases
 	@exec $(PYTHON) -m bench.rag

@@ -40,8 +40,11 @@ def main() -> int:
             results.append(parts[name](Path(folder)))
         if not options.json:
             print(results[-1].text() + "\n", flush=True)
+    found = json.dumps([result.json() for result in results], indent=2)
+    if options.charts is not None and not programs.draw(found, options.charts):
+        print(f"no charts: no environment with matplotlib at {programs.PEERS / 'charts'}")
     if options.json:
-        print(json.dumps([result.json() for result in results], indent=2))
+        print(found)
     return int(any(figure.is_met is False for result in results for figure in result.figures))
 
 
@@ -59,6 +62,7 @@ def _options() -> argparse.Namespace:
         "--only", action="append", choices=_PARTS, help="measure this part alone; may be repeated"
     )
     parser.add_argument("--trace", type=Path, default=TRACE, help="the Mooncake trace")
+    parser.add_argument("--charts", type=Path, metavar="FOLDER", help="draw charts there")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 

@@ -8,9 +8,11 @@ Peers run from environments of their own below `~/.cache/hearth/peers/NAME`, mad
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +26,9 @@ KEYS = 1000
 REPLICAS = 2
 _START_SECONDS = 60.0
 _COMMANDS = {"vllm-router": ("vllm-router",), "sglang-router": ("sglang-router", "launch")}
+
+
+_READY = {"litellm": "/health/liveliness"}
 
 
 class StartFailedError(Exception):
@@ -73,8 +78,8 @@ def engines(chunks: int, step_ms: float, pieces: int = 1) -> Iterator[list[int]]
 
 
 @contextlib.contextmanager
-def gateway(folder: Path, ports: list[int]) -> Iterator[Program]:
-    """Run the gateway, all features on."""
+def gateway(folder: Path, ports: list[int], *, form: str = "") -> Iterator[Program]:
+    """Run the gateway, all features on, in the form that it takes by itself or in `form`."""
     table = folder / "table.json"
     table.write_text(json.dumps(_table(ports)))
     usage_log = folder / f"usage-{time.monotonic_ns()}.jsonl"
@@ -82,7 +87,8 @@ def gateway(folder: Path, ports: list[int]) -> Iterator[Program]:
     arguments = ["--table", str(table), "--usage-log", str(usage_log)]
     arguments += ["--listen", f"127.0.0.1:{port}", "--peers-dir", str(folder / "peers")]
     command = [sys.executable, "-m", "gateway", *arguments]
-    program = _start("hearth", command, port, "/readyz")
+    name = f"hearth, {form}" if form else "hearth"
+    program = _start(name, command, port, "/readyz", HEARTH_GATEWAY_FORM=form)
     program.usage_log = usage_log
     try:
         yield program
@@ -93,17 +99,14 @@ def gateway(folder: Path, ports: list[int]) -> Iterator[Program]:
 @contextlib.contextmanager
 def peer(name: str, policy: str, ports: list[int]) -> Iterator[Program | None]:
     """Run a peer in front of the same engines; yield None if it cannot be measured."""
-    script, *words = _COMMANDS[name]
-    binary = PEERS / name / "bin" / script
-    if not binary.exists():
-        yield None
-        return
     port = _free_port()
     urls = [f"http://127.0.0.1:{upstream}" for upstream in ports]
-    command = [str(binary), *words, "--host", "127.0.0.1", "--port", str(port), "--policy", policy]
-    command += ["--prometheus-port", str(_free_port()), "--worker-urls", *urls]
+    command = _command(name, policy, port, urls)
+    if not Path(command[0]).exists():
+        yield None
+        return
     try:
-        program = _start(f"{name} {policy}", command, port, "/health")
+        program = _start(f"{name} {policy}".strip(), command, port, _READY.get(name, "/health"))
     except StartFailedError as error:
         print(f"  {error}: peer not measured")
         yield None
@@ -112,6 +115,34 @@ def peer(name: str, policy: str, ports: list[int]) -> Iterator[Program | None]:
         yield program
     finally:
         _end(program.process)
+
+
+def _command(name: str, policy: str, port: int, urls: list[str]) -> list[str]:
+    folder = PEERS / name / "bin"
+    if name == "aiohttp":
+        script = Path(__file__).with_name("aiohttp_proxy.py")
+        return [str(folder / "python"), str(script), str(port), *urls]
+    if name == "litellm":
+        config = Path(tempfile.gettempdir()) / f"hearth-bench-litellm-{os.getpid()}.yaml"
+        config.write_text(_litellm(urls))
+        return [str(folder / "litellm"), "--config", str(config), "--host", "127.0.0.1",
+                "--port", str(port), "--telemetry", "False"]  # fmt: skip
+    script, *words = _COMMANDS[name]
+    command = [str(folder / script), *words, "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--policy", policy, "--prometheus-port", str(_free_port())]
+    return [*command, "--worker-urls", *urls]
+
+
+def _litellm(urls: list[str]) -> str:
+    """Return its configuration (JSON is YAML): each engine a deployment of one model."""
+    models = [
+        {
+            "model_name": "m",
+            "litellm_params": {"model": "openai/m", "api_base": f"{url}/v1", "api_key": "none"},
+        }
+        for url in urls
+    ]
+    return json.dumps({"model_list": models})
 
 
 def secret(number: int) -> str:
@@ -140,10 +171,11 @@ def _table(ports: list[int]) -> dict[str, object]:
     return {"revision": 1, "models": {"m": model}, "keys": keys}
 
 
-def _start(name: str, command: list[str], port: int, ready: str) -> Program:
+def _start(name: str, command: list[str], port: int, ready: str, **environment: str) -> Program:
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     try:
         _wait_ready(process, f"http://127.0.0.1:{port}{ready}", name)
     except StartFailedError:
@@ -180,6 +212,19 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def draw(results: str, folder: Path) -> bool:
+    """Draw the charts of `results` into `folder`; False if there is no environment for it."""
+    python = PEERS / "charts" / "bin" / "python"
+    if not python.exists():
+        return False
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(results)
+        file.flush()
+        script = Path(__file__).with_name("draw.py")
+        subprocess.run([str(python), str(script), file.name, str(folder)], check=True)
+    return True
 
 
 def raise_file_limit() -> None:

@@ -32,7 +32,11 @@ PEERS = (
     ("vllm-router", "round_robin"),
     ("vllm-router", "cache_aware"),
     ("sglang-router", "cache_aware"),
+    ("aiohttp", ""),
+    ("litellm", ""),
 )
+_FEWER = {"litellm": 20}
+"""Programs so slow that they get this many times fewer requests."""
 BASE = "vllm-router round_robin"
 _MOST_WAIT_SECONDS = 10.0
 
@@ -75,12 +79,13 @@ def _compare(folder: Path, result: Result, *, stream: bool) -> dict[str, float]:
 
 def _subjects(folder: Path, ports: list[int]) -> Iterator[AbstractContextManager[Program | None]]:
     yield programs.gateway(folder, ports)
+    yield programs.gateway(folder, ports, form="interpreted")
     for name, policy in PEERS:
         yield programs.peer(name, policy, ports)
 
 
 def _cost(program: Program, *, stream: bool) -> float:
-    count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
+    count = (STREAM_REQUESTS if stream else PLAIN_REQUESTS) // _FEWER.get(program.name, 1)
     load = Load(program.port, requests(stream=stream))
     asyncio.run(load.closed_loop(count // 5, CONNECTIONS))
     before = program.cpu_seconds()
