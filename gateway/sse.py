@@ -124,7 +124,7 @@ class StreamReader:
 
     def _event(self, event: bytes) -> bytes:
         """Take in one whole event; return it, changed or empty, as the client may see it."""
-        if self.error is not None or self.is_done:
+        if self._has_failed() or self.is_done:
             return b""
         payload = _payload(event)
         if not payload:
@@ -140,7 +140,11 @@ class StreamReader:
             self.error = _words(seen)
             return b""
         self._learn(seen)
-        return b"" if self.error is not None else self._without_usage(event, payload, seen)
+        return b"" if self._has_failed() else self._without_usage(event, payload, seen)
+
+    def _has_failed(self) -> bool:
+        # A function: between two looks at the attribute mypy takes what it saw first for certain.
+        return self.error is not None
 
     def _learn(self, seen: Event) -> None:
         for holder in (seen, seen.response, seen.message):
