@@ -1,7 +1,7 @@
 # The names of these targets are part of the contract (docs/README.md). Nothing here is needed beside git, make and a Python.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help setup run down test lint unit bench-main bench-gateway bench-rag bench-scaling bench-fleet
+.PHONY: help setup run down test lint unit bench-main bench-gateway bench-rag bench-scaling bench-fleet bench-placement bench-fit
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,3 +39,9 @@ bench-scaling: setup ## Replay real traffic against every scaling rule (HEARTH_T
 
 bench-fleet: setup ## Measure one control loop over 200 hosts and 1,500 replicas
 	@exec $(PYTHON) -m bench.fleet
+
+bench-placement: setup ## Measure placement on 200 simulated hosts
+	@exec $(PYTHON) -m bench.placement
+
+bench-fit: setup ## Compare the memory estimate with the real engine
+	@exec $(PYTHON) -m bench.fit

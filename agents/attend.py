@@ -155,8 +155,10 @@ class Attendant:
         for line in self._log.new_lines(tail):
             if (mark := self._engine.read_line(line)) is None:
                 continue
-            self.clock.mark(mark, self._ground.monotonic())
+            if mark.stage:
+                self.clock.mark(mark, self._ground.monotonic())
             self._status.capacity(mark.kv_cache_tokens)
+            self._status.takes(mark.memory)
         self._status.stage(self.clock.stage)
         self._status.stages(dict(self.clock.seconds))
 

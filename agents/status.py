@@ -5,13 +5,13 @@ so that it is reported at once. Progress and stage times ride along with the nex
 a second later. Changed only by synchronous calls of one event loop.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from agents.answers import Answers
 from agents.journal import Move, Past
-from agents.wire import Endpoint, ObservedPhase, Progress, ReplicaReport, RuntimeKind
+from agents.wire import Endpoint, EngineMemory, ObservedPhase, Progress, ReplicaReport, RuntimeKind
 
 LINE_LIMIT_CHARACTERS = 2000
 """Longest log line in a report; the rest of a line is cut."""
@@ -90,6 +90,13 @@ class Status:
     def answers(self, answers: Answers) -> None:
         """Keep what its first answers showed."""
         self._change(answers=answers)
+
+    def takes(self, memory: Mapping[str, int]) -> None:
+        """Keep what the engine's log told of its memory; of several workers the fullest counts."""
+        known = self.report.engine_memory or EngineMemory()
+        parts = {part: max(size, getattr(known, part) or 0) for part, size in memory.items()}
+        if parts and (fuller := msgspec.structs.replace(known, **parts)) != known:
+            self._change(engine_memory=fuller)
 
     def memory(self, memory_bytes: int | None) -> None:
         """Keep the memory it holds: told with samples and complete reports, no change by itself."""

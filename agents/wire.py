@@ -12,6 +12,7 @@ Times are seconds since the Unix epoch (`_at`) or durations (`_seconds`); sizes 
 from enum import StrEnum
 
 from agents.answers import Answers, AnswersBaseline
+from agents.engine_memory import EngineMemory as EngineMemory
 from agents.engine_settings import EngineSettings as EngineSettings
 from agents.message import Message as Message
 from agents.message import decode as decode
@@ -324,6 +325,7 @@ class ReplicaReport(Message, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     answers: Answers | None = None
     """What its first answers showed, before it took traffic."""
+    engine_memory: EngineMemory | None = None
 
 
 class ReplicaSample(Message, frozen=True, kw_only=True):

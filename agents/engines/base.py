@@ -4,7 +4,8 @@ One engine is one file. An engine never starts anything itself: it describes a `
 runtime and reads what the engine prints and serves.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -44,13 +45,15 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class StageMark:
-    """A line of the engine's log that starts or measures a stage."""
+    """A line of the engine's log that starts or measures a stage, or tells of its memory."""
 
     stage: str
-    """`import`, `load`, `compile`, `graphs`, `warm-up`."""
+    """`import`, `load`, `compile`, `graphs`, `warm-up`; empty if it tells of memory alone."""
     seconds: float | None = None
     """Set if the line itself says how long the stage took."""
     kv_cache_tokens: int | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by part, named as in `agents.wire.EngineMemory`."""
 
 
 class Engine(Protocol):

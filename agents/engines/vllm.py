@@ -7,7 +7,7 @@ Limitations"); on a loopback port it gets a key of its own all the same.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,7 @@ import httpx
 from agents.answers import Answers
 from agents.engines import kv_events, vllm_answers, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
+from agents.engines.vllm_memory import read_memory
 from agents.runtimes.base import CONTAINER_RUN_DIR, CONTAINER_WEIGHTS_DIR, Launch
 from agents.standing import instance_name, labels
 from agents.wire import EngineKind, EngineSpec, ReplicaOrder, ReplicaSample, RuntimeKind
@@ -83,7 +84,10 @@ class VllmEngine:
 
     def read_line(self, line: str) -> StageMark | None:
         """Return what this log line tells of the start, None if nothing."""
-        return next((mark for rule in _STAGES if (mark := rule.read(line)) is not None), None)
+        mark = next((mark for rule in _STAGES if (mark := rule.read(line)) is not None), None)
+        if memory := read_memory(line):
+            return replace(mark or StageMark(stage=""), memory=memory)
+        return mark
 
     async def probe(self, client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
         """Return whether the engine is healthy and answers one real token, vector or score."""

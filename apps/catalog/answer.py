@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,9 +18,14 @@ from agents.wire import EngineSettings
 from apps.catalog import need as needs
 from apps.catalog import shapes
 from apps.catalog.entry import Device, Variant
-from apps.catalog.need import Need, estimate
+from apps.catalog.learned import NOTHING_LEARNED, Lesson, Start, learn
+from apps.catalog.need import Need
 from apps.catalog.rooms import GpuRoom, HostRoom
-from apps.catalog.settings import gpu_refusal, splits_evenly
+from apps.catalog.settings import BadSetting, engine_settings, gpu_refusal, splits_evenly
+from apps.catalog.sums import Sums
+
+if TYPE_CHECKING:
+    from apps.catalog.remedies import Remedy
 
 GPU_SHARE_RATIO = 0.92
 """The engine's own default for `gpu_memory_utilization`."""
@@ -45,6 +51,8 @@ class Wish:
     """As `h100`; empty takes any GPU that is new enough."""
     gpu_ratio: float | None = None
     """Fraction of one GPU to take, the rest is for others; None takes whole GPUs."""
+    learned: tuple[Start, ...] = ()
+    """Measured starts of this model, the newest first: they correct the estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +77,10 @@ class HostFit:
     """How much is missing on each device; 0 when something else than memory is in the way."""
     largest_context_tokens: int = 0
     """When only the KV cache is too large: the `max_model_len` that would fit here."""
+    remedies: tuple["Remedy", ...] = ()
+    """Single changes after which it fits; only with a no for want of memory."""
+    lesson: Lesson = NOTHING_LEARNED
+    """Which parts of the need are corrected by what an engine said at an earlier start."""
 
 
 def ask(
@@ -76,6 +88,19 @@ def ask(
 ) -> HostFit:
     """Return whether `room` can take `variant` with `settings`, which suit the variant."""
     return _Case(variant, device, room, wish).answer(settings)
+
+
+def answers(
+    variant: Variant, device: Device, rooms: Sequence[HostRoom], wish: Wish
+) -> list[HostFit]:
+    """Return the answer of each room for `variant` on `device`; none if it is out of question."""
+    if device not in variant.devices or wish.device not in (None, device):
+        return []
+    try:
+        settings = engine_settings(variant, device, wish.engine)
+    except BadSetting as error:
+        return [refuse(variant, device, room, str(error)) for room in rooms]
+    return [ask(variant, device, room, settings, wish) for room in rooms]
 
 
 def refuse(variant: Variant, device: Device, room: HostRoom, reason: str) -> HostFit:
@@ -122,18 +147,22 @@ class _Case:
         return ""
 
     def _on_cpu(self, settings: EngineSettings) -> HostFit:
-        need = estimate(self.variant, settings, Device.CPU)
+        sums = self._sums(settings, str(Device.CPU))
+        need = sums.need()
         if settings.kv_cache_bytes is None:
             # Without it the engine wants 92 % of the memory free, whatever it needs (vLLM 0.32).
-            cache = max(need.kv_bytes, needs.SMALLEST_CPU_KV_BYTES)
-            settings = msgspec.structs.replace(settings, kv_cache_bytes=cache)
+            sums = sums.having(kv_cache_bytes=max(need.kv_bytes, needs.SMALLEST_CPU_KV_BYTES))
         free = self.room.memory_available_bytes
-        short = self._too_short(settings, need)
+        short = self._too_short(sums, need)
         if short:
             return short
         if need.total_bytes > free:
-            return self._too_large(settings, need, free, "of memory")
-        return self._yes(settings, need, (), need.total_bytes)
+            return self._too_large(sums, need, free, "of memory")
+        return self._yes(sums, need, (), need.total_bytes)
+
+    def _sums(self, settings: EngineSettings, device_kind: str) -> Sums:
+        lesson = learn(self.wish.learned, self.variant, settings, device_kind)
+        return Sums(self.variant, settings, self.device, lesson)
 
     def _on_gpus(self, settings: EngineSettings) -> HostFit:
         gpus = self._usable_gpus()
@@ -190,7 +219,8 @@ class _Case:
 
     def _on_group(self, settings: EngineSettings, group: Sequence[GpuRoom]) -> HostFit:
         """Answer for these GPUs; the one with the least room decides for all."""
-        need = estimate(self.variant, settings, Device.CUDA)
+        sums = self._sums(settings, group[0].kind)
+        need = sums.need()
         total = min(gpu.total_bytes for gpu in group)
         free = min(gpu.free_bytes for gpu in group)
         share = settings.gpu_memory_utilization or GPU_SHARE_RATIO
@@ -198,61 +228,50 @@ class _Case:
         budget = min(free, int(share * total))
         uuids = tuple(gpu.uuid for gpu in group)
         if settings.kv_cache_bytes is not None or not shapes.keeps_cache(self.variant.shape):
-            return self._fixed_cache(settings, need, budget, total, uuids)
+            return self._fixed_cache(sums, budget, total, uuids)
         need = replace(need, kv_bytes=need.kv_bytes * self.wish.full_length_requests)
         ratio = _rounded_down(budget / total)
         taken = int(ratio * total)
         if need.total_bytes > taken:
-            return self._too_large(settings, need, taken, _on_each(group))
-        settings = msgspec.structs.replace(settings, gpu_memory_utilization=ratio)
+            return self._too_large(sums, need, taken, _on_each(group))
         need = replace(need, kv_bytes=taken - need.fixed_bytes)
-        return self._yes(settings, need, uuids, taken)
+        return self._yes(sums.having(gpu_memory_utilization=ratio), need, uuids, taken)
 
-    def _fixed_cache(
-        self,
-        settings: EngineSettings,
-        need: Need,
-        budget: int,
-        total: int,
-        uuids: tuple[str, ...],
-    ) -> HostFit:
+    def _fixed_cache(self, sums: Sums, budget: int, total: int, uuids: tuple[str, ...]) -> HostFit:
         """Answer when the size of the KV cache is given: take only what is needed."""
-        short = self._too_short(settings, need)
+        need = sums.need()
+        short = self._too_short(sums, need)
         if short:
             return short
         ratio = _rounded_up(need.total_bytes / total)
         taken = int(ratio * total)
         if taken > budget:
             where = f"on each of {len(uuids)} GPUs" if len(uuids) > 1 else "on a GPU"
-            return self._too_large(settings, need, budget, where)
-        settings = msgspec.structs.replace(settings, gpu_memory_utilization=ratio)
-        return self._yes(settings, need, uuids, taken)
+            return self._too_large(sums, need, budget, where)
+        return self._yes(sums.having(gpu_memory_utilization=ratio), need, uuids, taken)
 
-    def _too_short(self, settings: EngineSettings, need: Need) -> HostFit | None:
+    def _too_short(self, sums: Sums, need: Need) -> HostFit | None:
         """Answer no if the given KV cache cannot hold the requests; the engine would not start."""
-        tokens = needs.full_length_tokens(self.variant, settings)
-        each = needs.request_bytes(self.variant, settings, tokens)
-        wanted = each * self.wish.full_length_requests
+        tokens = sums.full_length_tokens
+        requests = self.wish.full_length_requests
+        wanted = sums.request_bytes(tokens) * requests
         if wanted <= need.kv_bytes:
             return None
-        largest = needs.largest_context_tokens(
-            self.variant, settings, need.kv_bytes // self.wish.full_length_requests
-        )
+        largest = sums.largest_context_tokens(need.kv_bytes // requests)
         return self.no(
-            f"`kv_cache_bytes` is {_size(need.kv_bytes)} and {self.wish.full_length_requests} "
+            f"`kv_cache_bytes` is {_size(need.kv_bytes)} and {requests} "
             f"request(s) of {tokens} tokens need {_size(wanted)}: give that much, or a "
             f"`max_model_len` of {largest}",
             wanted - need.kv_bytes,
             largest,
         )
 
-    def _too_large(self, settings: EngineSettings, need: Need, free: int, where: str) -> HostFit:
+    def _too_large(self, sums: Sums, need: Need, free: int, where: str) -> HostFit:
         missing = need.total_bytes - free
-        room = free - need.fixed_bytes
+        room = max(0, free - need.fixed_bytes)
         largest = 0
-        if settings.kv_cache_bytes is None or self.device is Device.CPU:
-            requests = self.wish.full_length_requests
-            largest = needs.largest_context_tokens(self.variant, settings, max(0, room) // requests)
+        if sums.settings.kv_cache_bytes is None or self.device is Device.CPU:
+            largest = sums.largest_context_tokens(room // self.wish.full_length_requests)
         helps = largest >= _CONTEXT_WORTH_TOKENS
         hint = f"; a `max_model_len` of {largest} would fit" if helps else ""
         return self.no(
@@ -263,10 +282,9 @@ class _Case:
         )
 
     def _yes(
-        self, settings: EngineSettings, need: Need, gpu_uuids: tuple[str, ...], reserve_bytes: int
+        self, sums: Sums, need: Need, gpu_uuids: tuple[str, ...], reserve_bytes: int
     ) -> HostFit:
-        tokens = needs.kv_tokens(self.variant, settings, self.device, need.kv_bytes)
-        requests = tokens // needs.full_length_tokens(self.variant, settings)
+        tokens = sums.kv_tokens(need.kv_bytes)
         holds = f", KV cache for {tokens} tokens" if tokens else ""
         on = f"{len(gpu_uuids)} GPU(s)" if gpu_uuids else "CPU"
         return HostFit(
@@ -275,12 +293,13 @@ class _Case:
             device=self.device,
             fits=True,
             reason=f"{self.variant.name} takes {_size(reserve_bytes)} on {on}{holds}",
-            settings=settings,
+            settings=sums.settings,
             gpu_uuids=gpu_uuids,
             need=need,
             reserve_bytes=reserve_bytes,
             kv_tokens=tokens,
-            full_length_requests=requests,
+            full_length_requests=tokens // sums.full_length_tokens,
+            lesson=sums.lesson,
         )
 
 

@@ -11,12 +11,16 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from agents.wire import EngineSettings, Task
-from apps.catalog import catalog, shapes
+from apps.accounts.api import caller
+from apps.accounts.idempotency import IdempotentWrites
+from apps.accounts.states import Role
+from apps.catalog import actions, catalog, shapes
 from apps.catalog.entry import Device, DeviceRules, Entry, Feature, Quantization, Variant
 from apps.catalog.reading import Problem as FileProblem
 from apps.catalog.settings import engine_settings
 from apps.lib.paging import Pages
 from apps.lib.problems import Problem
+from apps.lib.strict import StrictSerializer
 
 
 class LicenceSerializer(serializers.Serializer[Any]):
@@ -112,11 +116,35 @@ class FileProblemSerializer(serializers.Serializer[FileProblem]):
     message = serializers.CharField()
 
 
-class EntryList(GenericAPIView[Any]):
+class NewEntrySerializer(StrictSerializer):
+    """Where a model is; the rest of its card is read from its files."""
+
+    source = serializers.CharField(  # type: ignore[assignment]  # a field, whatever DRF has
+        max_length=400,
+        help_text="`hf:<org>/<name>` with or without `@<revision>`, or `path:/folder` on the "
+        "control plane's machine.",
+    )
+    slug = serializers.RegexField(
+        r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z",
+        max_length=63,
+        required=False,
+        help_text="Made from the name if not given.",
+        error_messages={"invalid": "Use lower-case letters, digits, dots and dashes."},
+    )
+    name = serializers.CharField(max_length=200, required=False)
+    task = serializers.ChoiceField(
+        choices=[(task.value, task.value) for task in Task],
+        required=False,
+        help_text="Told from the architecture if not given.",
+    )
+
+
+class EntryList(IdempotentWrites, GenericAPIView[Any]):
     """The models that can be deployed, by name."""
 
     serializer_class = EntryRowSerializer
     pagination_class = Pages
+    required_role = {"GET": Role.VIEWER, "POST": Role.ADMIN}
 
     @extend_schema(
         operation_id="catalog_list",
@@ -130,6 +158,27 @@ class EntryList(GenericAPIView[Any]):
         found = catalog.search(request.query_params.get("q", ""), _task(request))
         page = self.paginate_queryset(found) or []
         return self.get_paginated_response([EntryRowSerializer(row).data for row in page])
+
+    @extend_schema(
+        operation_id="catalog_create",
+        request=NewEntrySerializer,
+        responses={201: EntrySerializer},
+    )
+    def post(self, request: Request) -> Response:
+        """Add a model by its Hugging Face id or its folder; its config is read, never code."""
+        order = NewEntrySerializer(data=request.data)
+        order.is_valid(raise_exception=True)
+        given = order.validated_data
+        task = Task(given["task"]) if "task" in given else None
+        made = actions.add_model(
+            source=given["source"],
+            slug=given.get("slug", ""),
+            name=given.get("name", ""),
+            task=task,
+            actor=caller(request).username,
+        )
+        address = {"Location": f"/api/v1/catalog/{made.slug}/"}
+        return Response(EntrySerializer(made).data, status=201, headers=address)
 
 
 class EntryDetail(GenericAPIView[Any]):

@@ -1,4 +1,4 @@
-"""The catalog as a Django app: it has pages and an API, and no database models."""
+"""The catalog as a Django app: it has pages and an API; its one table is what engines measured."""
 
 from django.apps import AppConfig
 

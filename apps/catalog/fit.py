@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from apps.catalog.answer import HostFit, Wish, ask, refuse
+from apps.catalog.answer import HostFit, Wish, answers, refuse
 from apps.catalog.entry import Device, Entry, Variant
 from apps.catalog.need import Need, estimate
+from apps.catalog.remedies import remedies
 from apps.catalog.rooms import GpuRoom, HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 
@@ -28,7 +29,12 @@ __all__ = [
     "choose_variant",
     "estimate",
     "fit",
+    "with_remedies",
 ]
+
+
+HELPED_HOSTS = 20
+"""For so many hosts that are too full the change is looked for that would help."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,7 @@ def choose_variant(entry: Entry, rooms: Sequence[HostRoom], wish: Wish) -> Choic
     variants = _wished_variants(entry, wish)
     for device in (Device.CUDA, Device.CPU):
         for variant in variants:
-            taken = [a for a in _asked(variant, device, rooms, wish) if a.fits]
+            taken = [a for a in answers(variant, device, rooms, wish) if a.fits]
             if taken:
                 taken.sort(key=lambda answer: (-answer.kv_tokens, answer.host))
                 return Choice(variant=variant, device=device, hosts=tuple(taken))
@@ -87,12 +93,29 @@ def choose_variant(entry: Entry, rooms: Sequence[HostRoom], wish: Wish) -> Choic
 
 def fit(entry: Entry, variants: Sequence[Variant], hosts: Sequence[HostRoom], wish: Wish) -> Fit:
     """Return for each host the first of `variants` that fits, else the one that misses least."""
-    answers = tuple(_best_on_host(variants, room, wish) for room in hosts)
-    if any(answer.fits for answer in answers):
-        return Fit(hosts=answers)
+    found = tuple(_best_on_host(variants, room, wish) for room in hosts)
+    if any(answer.fits for answer in found):
+        return Fit(hosts=found)
     others = [variant for variant in entry.ranked_variants if variant not in variants]
     free = replace(wish, variant=None)
-    return Fit(hosts=answers, nearest=_first_that_fits(others, hosts, free))
+    return Fit(hosts=found, nearest=_first_that_fits(others, hosts, free))
+
+
+def with_remedies(
+    entry: Entry, found: Sequence[HostFit], hosts: Sequence[HostRoom], wish: Wish
+) -> tuple[HostFit, ...]:
+    """Return the answers of `hosts` with the changes that would help where memory is short.
+
+    Tries some ten orders on each of at most HELPED_HOSTS: for a page of one model, not for a list.
+    """
+    helped = 0
+    answered = []
+    for answer, room in zip(found, hosts, strict=True):
+        if not answer.fits and answer.missing_bytes and helped < HELPED_HOSTS:
+            helped += 1
+            answer = replace(answer, remedies=remedies(entry, answer, room, found, wish))
+        answered.append(answer)
+    return tuple(answered)
 
 
 def _wished_variants(entry: Entry, wish: Wish) -> tuple[Variant, ...]:
@@ -124,45 +147,32 @@ def _first_that_fits(
 ) -> HostFit | None:
     for variant in variants:
         for device in (Device.CUDA, Device.CPU):
-            for answer in _asked(variant, device, hosts, wish):
+            for answer in answers(variant, device, hosts, wish):
                 if answer.fits:
                     return answer
     return None
 
 
 def _best_on_host(variants: Sequence[Variant], room: HostRoom, wish: Wish) -> HostFit:
-    answers = [
+    found = [
         answer
         for device in (Device.CUDA, Device.CPU)
         for variant in variants
-        for answer in _asked(variant, device, [room], wish)
+        for answer in answers(variant, device, [room], wish)
     ]
-    if not answers:
+    if not found:
         return _device_missing(variants[0], room, wish)
-    fitting = [answer for answer in answers if answer.fits]
+    fitting = [answer for answer in found if answer.fits]
     if fitting:
         return fitting[0]
     # What the host's own devices say tells more than that it has no others.
-    return min(answers, key=lambda a: (a.device not in room.devices, a.missing_bytes or math.inf))
+    return min(found, key=lambda a: (a.device not in room.devices, a.missing_bytes or math.inf))
 
 
 def _device_missing(variant: Variant, room: HostRoom, wish: Wish) -> HostFit:
     wanted = wish.device or next(iter(variant.devices))
     runs_on = ", ".join(variant.devices)
     return refuse(variant, wanted, room, f"it runs on {runs_on}, the order wants {wanted}")
-
-
-def _asked(
-    variant: Variant, device: Device, rooms: Sequence[HostRoom], wish: Wish
-) -> list[HostFit]:
-    """Return the answer of each room for `variant` on `device`; none if it is out of question."""
-    if device not in variant.devices or wish.device not in (None, device):
-        return []
-    try:
-        settings = engine_settings(variant, device, wish.engine)
-    except BadSetting as error:
-        return [refuse(variant, device, room, str(error)) for room in rooms]
-    return [ask(variant, device, room, settings, wish) for room in rooms]
 
 
 def _named(answer: HostFit) -> str:

@@ -53,11 +53,21 @@ class Need:
     """Set by `kv_cache_bytes`, else what one request of full length needs."""
     activation_bytes: int
     runtime_bytes: int
+    graph_bytes: int = 0
+    """Captured CUDA graphs."""
+    packed_bytes: int = 0
+    """The copy of a tied embedding that a CPU engine packs as its output head."""
 
     @property
     def fixed_bytes(self) -> int:
         """Everything but the KV cache."""
-        return self.weights_bytes + self.activation_bytes + self.runtime_bytes
+        return (
+            self.weights_bytes
+            + self.activation_bytes
+            + self.runtime_bytes
+            + self.graph_bytes
+            + self.packed_bytes
+        )
 
     @property
     def total_bytes(self) -> int:
@@ -77,13 +87,13 @@ def estimate(variant: Variant, settings: EngineSettings, device: Device | str) -
         tensor_parallel=parallel,
         pipeline_parallel=settings.pipeline_parallel_size,
     )
-    if device is Device.CPU and variant.shape.tied_embeddings:
-        weights += _packed_head_bytes(variant.shape)
     return Need(
         weights_bytes=weights,
         kv_bytes=_kv_bytes(variant, settings, device),
         activation_bytes=_activation_bytes(variant.shape, settings, device),
         runtime_bytes=_runtime_bytes(variant.shape, settings, device),
+        graph_bytes=_graph_bytes(settings, device),
+        packed_bytes=_packed_bytes(variant.shape, device),
     )
 
 
@@ -137,12 +147,17 @@ def _kv_bytes(variant: Variant, settings: EngineSettings, device: Device) -> int
     return max(one, CPU_KV_BYTES) if device is Device.CPU else one
 
 
-def _packed_head_bytes(shape: Shape) -> int:
-    """Return the copy of a tied embedding that a CPU engine packs as its output head.
+def _packed_bytes(shape: Shape, device: Device) -> int:
+    """Return the head that a CPU engine packs from a tied embedding.
 
     Every other matrix is packed in place of its original; an encoder has no head.
     """
-    return shapes.embedding_bytes(shape) if shapes.keeps_cache(shape) else 0
+    packs = device is Device.CPU and shape.tied_embeddings and shapes.keeps_cache(shape)
+    return shapes.embedding_bytes(shape) if packs else 0
+
+
+def _graph_bytes(settings: EngineSettings, device: Device) -> int:
+    return 0 if settings.enforce_eager or device is Device.CPU else CUDA_GRAPH_BYTES
 
 
 def _layout(variant: Variant, settings: EngineSettings) -> shapes.CacheLayout:
@@ -172,6 +187,5 @@ def _activation_bytes(shape: Shape, settings: EngineSettings, device: Device) ->
 def _runtime_bytes(shape: Shape, settings: EngineSettings, device: Device) -> int:
     if device is Device.CPU:
         return CPU_RUNTIME_BYTES if shapes.keeps_cache(shape) else CPU_ENCODER_RUNTIME_BYTES
-    graphs = 0 if settings.enforce_eager else CUDA_GRAPH_BYTES
     group = settings.tensor_parallel_size * settings.pipeline_parallel_size
-    return CUDA_RUNTIME_BYTES + graphs + (CUDA_COLLECTIVE_BYTES if group > 1 else 0)
+    return CUDA_RUNTIME_BYTES + (CUDA_COLLECTIVE_BYTES if group > 1 else 0)

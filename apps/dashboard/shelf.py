@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.http import QueryDict
 
 from apps.catalog import catalog
 from apps.catalog.entry import Entry, UnknownVariant
-from apps.catalog.fit import DoesNotFit, HostFit, HostRoom, Wish, choose_variant, fit
+from apps.catalog.fit import DoesNotFit, HostFit, HostRoom, Wish, choose_variant, fit, with_remedies
 from apps.catalog.settings import BadSetting
 from apps.dashboard import units
+from apps.deployments.dry_run import HostAnswer, priced
+from apps.deployments.learning import starts_of
 from apps.deployments.room import fit_rooms
 
 TASK_WORDS = {"chat": "Chat", "embed": "Embeddings", "rerank": "Reranking"}
@@ -106,7 +108,7 @@ class Plan:
     def work_bytes(self) -> int:
         """What the engine takes besides weights and KV cache."""
         need = self.best.need if self.best else None
-        return need.activation_bytes + need.runtime_bytes if need else 0
+        return need.fixed_bytes - need.weights_bytes if need else 0
 
 
 def plan(entry: Entry, wish: Wish, rooms: Sequence[HostRoom] | None = None) -> Plan:
@@ -128,6 +130,21 @@ def plan(entry: Entry, wish: Wish, rooms: Sequence[HostRoom] | None = None) -> P
         best=choice.best,
         hosts=fit(entry, variants, rooms, wish).hosts,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What an order would become, before the click: the plan, and what each host says and costs."""
+
+    plan: Plan
+    hosts: tuple[HostAnswer, ...]
+
+
+def preview(entry: Entry, wish: Wish) -> Preview:
+    """Return where `wish` would go now, what it costs there, and what would help elsewhere."""
+    rooms, wish = fit_rooms(), replace(wish, learned=starts_of(entry.slug))
+    plan_ = plan(entry, wish, rooms)
+    return Preview(plan=plan_, hosts=priced(with_remedies(entry, plan_.hosts, rooms, wish)))
 
 
 def _yes(best: HostFit, hosts: int) -> str:

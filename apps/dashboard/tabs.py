@@ -27,6 +27,7 @@ class Tab:
 TABS = (
     Tab("overview", "Overview", "deployment"),
     Tab("scaling", "Scaling", "deployment-scaling"),
+    Tab("placement", "Placement", "deployment-placement"),
 )
 """In the order in which they stand on the page."""
 

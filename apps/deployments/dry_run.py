@@ -65,7 +65,7 @@ def plan(order: NewDeployment) -> Plan:
     hoping = replace(order, placement=replace(order.placement, wait=True))
     recipe = recipes.cook(hoping)
     simulated = recipe.spec.engine is EngineKind.SIMULATOR
-    hosts = _answers(_simulated_fits(recipe) if simulated else recipes.fits(order))
+    hosts = priced(_simulated_fits(recipe) if simulated else recipes.fits(order))
     fitting = [host for host in hosts if host.fit.fits]
     wanted = 1 if order.scaling.min_replicas is None else order.scaling.min_replicas
     first = fitting[0].cost_per_hour_usd if fitting else None
@@ -100,7 +100,8 @@ def _simulated_fits(recipe: Recipe) -> tuple[HostFit, ...]:
     )
 
 
-def _answers(fits: tuple[HostFit, ...]) -> tuple[HostAnswer, ...]:
+def priced(fits: tuple[HostFit, ...]) -> tuple[HostAnswer, ...]:
+    """Return each host's answer with what an hour of a replica costs there. Two queries."""
     rows = {host.name: host for host in Host.objects.filter(name__in=[f.host for f in fits])}
     book = price_book()
     answers = []

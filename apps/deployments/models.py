@@ -87,7 +87,7 @@ class Revision(models.Model):
     spec = models.JSONField()
     """`agents.wire.EngineSpec` as JSON, without GPUs: complete and final."""
     need = models.JSONField(default=dict)
-    """`{weights_bytes, kv_bytes, activation_bytes, runtime_bytes, total_bytes, gpus}`."""
+    """`{weights_bytes, kv_bytes, …, total_bytes, gpus}`: the parts of `apps.catalog.need.Need`."""
     fit = models.JSONField(default=dict)
     """What placement and the comparison with the engine's own report go by; see `recipes`."""
     created_by = models.CharField(max_length=150)
@@ -283,6 +283,8 @@ class Replica(models.Model):
     restarts = models.PositiveIntegerField(default=0)
     answers = models.JSONField(null=True)
     """`agents.answers.Answers` as JSON: what it showed before it took traffic."""
+    engine_memory = models.JSONField(default=dict)
+    """What the engine said of its memory at its start, by part as in `apps.catalog.learned`."""
 
     class Meta:
         constraints = [

@@ -13,7 +13,7 @@ import msgspec
 from django.db import transaction
 
 from agents.wire import ObservedPhase, ReplicaReport
-from apps.deployments import bookings
+from apps.deployments import bookings, learning
 from apps.deployments.models import Event, Replica
 from apps.deployments.states import LEGAL_MOVES, DesiredReplica, ReplicaPhase, can_move
 from apps.fleet.models import Host
@@ -157,10 +157,34 @@ def _record(replica: Replica, report: ReplicaReport, now: datetime) -> bool:
         return False
     try:
         with transaction.atomic():
+            known = replica.engine_memory
             changed = _write_details(replica, report)
-            return _follow(replica, report, now) or changed
+            changed = _follow(replica, report, now) or changed
+            if replica.engine_memory != known:
+                _learn(replica, now)
+            return changed
     except StaleReplica:
         return False
+
+
+def _learn(replica: Replica, now: datetime) -> None:
+    """Keep what its engine said of its memory; tell what the estimate had wrong."""
+    wrong = learning.learn(replica, now)
+    if not wrong:
+        return
+    parts = ", ".join(f"{c.part.removesuffix('_bytes')} by {abs(c.error_ratio):.0%}" for c in wrong)
+    record_event(
+        at=now,
+        kind="fit.wrong",
+        message=f"The estimate for {replica.deployment.name} was wrong: {parts}; "
+        "the next one goes by what the engine said",
+        actor="learning",
+        deployment=replica.deployment.name,
+        severity="warning",
+        replica=replica.pk,
+        host=replica.host.name if replica.host else "",
+        data={c.part: {"predicted": c.predicted, "measured": c.measured} for c in wrong},
+    )
 
 
 def _stopped_too_early(replica: Replica, report: ReplicaReport) -> bool:
@@ -187,6 +211,8 @@ def _write_details(replica: Replica, report: ReplicaReport) -> bool:
         details["kv_cache_tokens"] = report.kv_cache_tokens
     if report.answers is not None:
         details["answers"] = msgspec.to_builtins(report.answers)
+    if memory := learning.measured_parts(replica, report):
+        details["engine_memory"] = memory
     if report.log_tail:
         details["log_tail"] = list(report.log_tail[-50:])
     fresh = {name: value for name, value in details.items() if getattr(replica, name) != value}

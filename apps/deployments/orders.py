@@ -33,6 +33,8 @@ class Scaling:
 class Resources:
     memory_bytes: int | None = None
     """Memory limit of a CPU replica; None takes the estimate."""
+    full_length_requests: int = 1
+    """How many requests of full length the KV cache must hold at once."""
     gpu_ratio: float | None = None
     """Fraction of one GPU that a replica takes, the rest is for others; None takes whole GPUs."""
 

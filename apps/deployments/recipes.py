@@ -15,12 +15,12 @@ from django.conf import settings as django_settings
 from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSettings
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
-from apps.catalog.fit import DoesNotFit, HostFit, Wish, choose_variant, fit
+from apps.catalog.fit import DoesNotFit, HostFit, Wish, choose_variant, fit, with_remedies
 from apps.catalog.need import Need, estimate
 from apps.catalog.rooms import HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 from apps.catalog.weights import weights_refs
-from apps.deployments import specs
+from apps.deployments import learning, specs
 from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import DRAIN_SECONDS, Change, NewDeployment, PlacementWish, Resources
 from apps.deployments.room import fit_rooms
@@ -103,7 +103,8 @@ def fits(order: NewDeployment) -> tuple[HostFit, ...]:
     _, overrides = _split_engine(order.engine)
     wish = _wish(order, overrides)
     variants = entry.ranked_variants if order.variant is None else (_variant(entry, order.variant),)
-    return fit(entry, variants, fit_rooms(), wish).hosts
+    rooms = fit_rooms()
+    return with_remedies(entry, fit(entry, variants, rooms, wish).hosts, rooms, wish)
 
 
 def find_entry(slug: str) -> Entry:
@@ -328,8 +329,10 @@ def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
         host=order.placement.host or None,
         labels=order.placement.labels,
         engine=overrides,
+        learned=learning.starts_of(order.catalog),
         gpu_kind=order.placement.gpu_kind,
         gpu_ratio=order.resources.gpu_ratio,
+        full_length_requests=order.resources.full_length_requests,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from rest_framework import serializers
 
 from agents.wire import EngineKind, Task
-from apps.catalog.entry import Device
 from apps.deployments.models import Decision, Event
 from apps.deployments.orders import (
     Change,
@@ -17,6 +16,12 @@ from apps.deployments.orders import (
     PlacementWish,
     Resources,
     Scaling,
+)
+from apps.deployments.placement_shapes import (
+    DEVICES,
+    HostFitOutput,
+    PlacementInput,
+    ResourcesInput,
 )
 from apps.deployments.rollout_shapes import (
     DifferenceShape,
@@ -33,7 +38,6 @@ from apps.deployments.states import (
 )
 from apps.lib.strict import StrictSerializer
 
-DEVICES = [(device.value, device.value) for device in Device]
 ENGINES = [(kind.value, kind.value) for kind in EngineKind]
 TASKS = [(task.value, task.value) for task in Task]
 DEPLOYMENT_PHASES = [(phase.value, phase.value) for phase in DeploymentPhase]
@@ -47,57 +51,6 @@ RESERVED_NAMES = frozenset({"plan"})
 
 
 # --- In ------------------------------------------------------------------------------------------
-
-
-class ResourcesInput(StrictSerializer):
-    memory_bytes = serializers.IntegerField(
-        min_value=1,
-        max_value=2**53,
-        required=False,
-        allow_null=True,
-        help_text="Memory limit of a CPU replica; the estimate when not given.",
-    )
-    gpu_ratio = serializers.FloatField(
-        min_value=0.05,
-        max_value=0.95,
-        required=False,
-        allow_null=True,
-        help_text="Fraction of one GPU for a replica; whole GPUs when not given.",
-    )
-
-
-class TolerationInput(StrictSerializer):
-    key = serializers.CharField(max_length=63)
-    value = serializers.CharField(max_length=63, required=False, help_text="Any, if not given.")
-
-
-class PlacementInput(StrictSerializer):
-    host = serializers.CharField(
-        required=False, allow_blank=True, max_length=63, help_text="This host and no other."
-    )
-    labels = serializers.DictField(
-        child=serializers.CharField(max_length=63),
-        required=False,
-        help_text="Only hosts with these labels.",
-    )
-    device = serializers.ChoiceField(choices=DEVICES, required=False, allow_blank=True)
-    gpu_kind = serializers.CharField(
-        max_length=80, required=False, allow_blank=True, help_text="As `h100`; any if not given."
-    )
-    tolerations = serializers.ListField(
-        child=TolerationInput(),
-        required=False,
-        max_length=32,
-        help_text="Taints of hosts that are accepted.",
-    )
-    strategy = serializers.ChoiceField(
-        choices=[("spread", "spread"), ("binpack", "binpack")],
-        required=False,
-        help_text="Over many hosts (the default), or onto few.",
-    )
-    wait = serializers.BooleanField(
-        required=False, help_text="Accept the order although nothing fits now, and wait for room."
-    )
 
 
 class OrderInput(StrictSerializer):
@@ -353,25 +306,6 @@ class LogOutput(serializers.Serializer[Any]):
         choices=[("host", "host"), ("last_report", "last_report")],
         help_text="Read on the host now, or what was kept when the replica failed.",
     )
-
-
-class HostFitOutput(serializers.Serializer[Any]):
-    host = serializers.CharField()
-    fits = serializers.BooleanField()
-    variant = serializers.CharField()
-    device = serializers.ChoiceField(choices=DEVICES)
-    reason = serializers.CharField()
-    reserve_bytes = serializers.IntegerField(help_text="What a replica would take here.")
-    missing_bytes = serializers.IntegerField()
-    gpus = serializers.IntegerField(help_text="GPUs a replica would take here.")
-    kv_cache_tokens = serializers.IntegerField(help_text="Tokens its KV cache would hold here.")
-    full_length_requests = serializers.IntegerField(
-        help_text="Requests of full length that it would hold at once."
-    )
-    cost_per_hour_usd = serializers.FloatField(
-        allow_null=True, help_text="Of one replica here: its share of the host's price."
-    )
-    price_is_default = serializers.BooleanField()
 
 
 class DifferenceOutput(serializers.Serializer[Any]):

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from apps.deployments import api, api_parts, api_rollouts
+from apps.deployments import api, api_parts, api_placement, api_rollouts
 
 _ONE = "deployments/<str:name>/"
 
@@ -28,6 +28,11 @@ api_patterns: list[URLPattern] = [
     path(f"{_ONE}revisions/", api_rollouts.RevisionList.as_view(), name="deployments-revisions"),
     path(f"{_ONE}events/", api_parts.DeploymentEvents.as_view(), name="deployments-events"),
     path(f"{_ONE}decisions/", api_parts.DecisionList.as_view(), name="deployments-decisions"),
+    path(
+        f"{_ONE}placement/",
+        api_placement.DeploymentPlacement.as_view(),
+        name="deployments-placement",
+    ),
     path(f"{_ONE}logs/", api_parts.DeploymentLog.as_view(), name="deployments-logs"),
     path("events/", api_parts.EventList.as_view(), name="events-list"),
     path(

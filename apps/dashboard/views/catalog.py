@@ -6,9 +6,10 @@ from django.conf import settings as django_settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from apps.accounts.states import Role
+from apps.catalog import actions as catalog_actions
 from apps.catalog import catalog
 from apps.catalog.entry import Entry
 from apps.dashboard import shelf, shell
@@ -52,7 +53,7 @@ def check(request: HttpRequest, slug: str) -> HttpResponse:
     """Return the fit of the form's wishes as a fragment; asked while a person types."""
     entry = _entry(slug)
     form = DeployForm(entry, request.GET)
-    context = {"entry": entry, "form": form, "fit": shelf.plan(entry, form.wish())}
+    context = {"entry": entry, "form": form, **_preview(entry, form)}
     return shell.page(request, "deploy", context, title=entry.name)
 
 
@@ -75,6 +76,22 @@ def deploy(request: HttpRequest, slug: str) -> HttpResponse:
     return redirect("deployment", name=made)
 
 
+@needs(Role.ADMIN)
+@require_POST
+def add(request: HttpRequest) -> HttpResponse:
+    """Make a card for a model of the hub or of a folder, then show its form."""
+    source = request.POST.get("source", "").strip()[:400]
+    if source and ":" not in source:
+        source = f"path:{source}" if source.startswith("/") else f"hf:{source}"
+    try:
+        made = catalog_actions.add_model(source=source, actor=user_of(request).username)
+    except Problem as problem:
+        messages.error(request, problem.detail)
+        return redirect("catalog")
+    messages.success(request, f"{made.name} is in the catalog.")
+    return redirect("deploy-settings", slug=made.slug)
+
+
 def _order(order: NewDeployment, actor: str) -> str:
     return actions.create(order, actor=actor, now=clock.now()).name
 
@@ -86,9 +103,14 @@ def _form_page(
         "entry": entry,
         "form": form,
         "simulated": django_settings.ENGINE == SIMULATOR,
-        "fit": shelf.plan(entry, form.wish()),
+        **_preview(entry, form),
     }
     return shell.page(request, "deploy", context, title=entry.name, status=status)
+
+
+def _preview(entry: Entry, form: DeployForm) -> dict[str, object]:
+    seen = shelf.preview(entry, form.wish())
+    return {"fit": seen.plan, "hosts": seen.hosts}
 
 
 def _entry(slug: str) -> Entry:

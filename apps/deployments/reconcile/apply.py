@@ -5,7 +5,6 @@ next pass plans anew. No network here.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import singledispatchmethod
 from typing import Any
@@ -17,7 +16,7 @@ from django.db.models import F
 from apps.deployments import actions, bookings, observed
 from apps.deployments.models import Decision, Deployment, Replica
 from apps.deployments.reconcile import moves, steps
-from apps.deployments.reconcile.placement import Placed
+from apps.deployments.reconcile.placement import Candidate, Placed
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
 from apps.deployments.states import ReplicaPhase
@@ -199,11 +198,16 @@ def _inputs(replica: Replica, placed: Placed) -> dict[str, Any]:
         "gpu_uuids": list(placed.gpu_uuids),
         "memory_bytes": placed.memory_bytes,
         "whole": placed.whole,
-        "candidates": [asdict(candidate) for candidate in placed.candidates],
+        "candidates": [_shown(candidate) for candidate in placed.candidates],
         "fitted": placed.fitted,
         "refused": refused,
         "refused_hosts": len(placed.refused),
     }
+
+
+def _shown(candidate: Candidate) -> dict[str, Any]:
+    terms = {name: round(value, 3) for name, value in candidate.terms.items()}
+    return {"host": candidate.host, "score": round(candidate.score, 3), "terms": terms}
 
 
 def write_summary(snapshot: Snapshot, now: datetime) -> None:

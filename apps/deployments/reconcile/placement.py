@@ -27,7 +27,7 @@ WEIGHTS: dict[str, float] = {
     "welcome": 8.0,  # no taint says to avoid it
 }
 
-SHOWN_CANDIDATES = 8
+SHOWN_CANDIDATES = 5
 """A decision names the best few of what may be hundreds."""
 
 
@@ -105,6 +105,9 @@ class _Stand:
     score: float = 0.0
 
 
+type _Ranked = tuple[float, str, _Stand]
+
+
 class _Contest:
     """All hosts during one plan: those that fit in a heap by score, the others with a reason."""
 
@@ -118,7 +121,7 @@ class _Contest:
         self._revision = revision
         self._constraints = constraints
         self._refused: dict[str, str] = {}
-        self._heap: list[tuple[float, str, _Stand]] = []
+        self._heap: list[_Ranked] = []
         cheapest = min((h.replica_price_usd(revision) for h in hosts), default=0.0)
         for host in sorted(hosts, key=lambda h: h.name):
             if reason := _refusal(constraints, host):
@@ -128,7 +131,7 @@ class _Contest:
             stand = _Stand(
                 host=host,
                 replicas=replicas_per_host.get(host.id, 0),
-                gpus=[gpu for gpu in host.gpus if not gpu.taken],
+                gpus=[g for g in host.gpus if not g.taken and _suits(revision, constraints, g)],
                 free_memory_bytes=host.free_memory_bytes,
                 price_ratio=cheapest / price if price else 1.0,
             )
@@ -140,15 +143,15 @@ class _Contest:
             return NotPlaced(why=_nowhere(self._refused), refused=dict(self._refused))
         fitted = len(self._heap)
         shown = tuple(
-            Candidate(name, round(-negative, 3), stand.terms)
-            for negative, name, stand in heapq.nsmallest(SHOWN_CANDIDATES, self._heap)
+            Candidate(name, -negative, stand.terms)
+            for negative, name, stand in _first(self._heap, SHOWN_CANDIDATES)
         )
         stand = heapq.heappop(self._heap)[2]
-        placed = replace(self._placed(stand, fitted), candidates=shown, refused=dict(self._refused))
+        placed = self._placed(stand, shown, fitted)
         self._take(stand, placed)
         return placed
 
-    def _placed(self, stand: _Stand, fitted: int) -> Placed:
+    def _placed(self, stand: _Stand, shown: tuple[Candidate, ...], fitted: int) -> Placed:
         revision, host = self._revision, stand.host
         uuids = tuple(gpu.uuid for gpu in stand.group)
         return Placed(
@@ -160,7 +163,8 @@ class _Contest:
             else revision.memory_bytes,
             whole=not revision.shared,
             why=_reason(revision, host, fitted),
-            refused={},
+            refused=dict(self._refused),
+            candidates=shown,
             fitted=fitted,
         )
 
@@ -191,6 +195,19 @@ class _Contest:
         heapq.heappush(self._heap, (-stand.score, stand.host.name, stand))
 
 
+def _first(heap: Sequence[_Ranked], count: int) -> list[_Ranked]:
+    """Return the `count` smallest of `heap` in order, without looking at the rest of it."""
+    found: list[_Ranked] = []
+    edge = [(heap[0], 0)] if heap else []
+    while edge and len(found) < count:
+        item, index = heapq.heappop(edge)
+        found.append(item)
+        for child in (2 * index + 1, 2 * index + 2):
+            if child < len(heap):
+                heapq.heappush(edge, (heap[child], child))
+    return found
+
+
 def _refusal(constraints: Constraints, host: SeenHost) -> str:
     """Return why `host` is out of question whatever room it has, empty if it is not."""
     if constraints.host and host.name != constraints.host:
@@ -215,7 +232,11 @@ def _no_room(revision: WantedRevision, constraints: Constraints, stand: _Stand) 
         return f"needs {_gib(missing)} more memory" if missing > 0 else ""
     if not stand.host.gpus:
         return "has no GPU"
-    suited = [gpu for gpu in stand.gpus if _suits(revision, constraints, gpu)]
+    suited = [
+        gpu
+        for gpu in stand.gpus
+        if gpu.free_bytes >= revision.bytes_on(gpu) and (revision.shared or not gpu.shared)
+    ]
     stand.group = _group(revision.gpus, suited)
     if stand.group:
         return ""
@@ -229,11 +250,9 @@ def _no_room(revision: WantedRevision, constraints: Constraints, stand: _Stand) 
 
 
 def _suits(revision: WantedRevision, constraints: Constraints, gpu: SeenGpu) -> bool:
-    """Return whether `gpu` can take its part of a replica."""
+    """Return whether `gpu` is of the right sort, whatever is free of it."""
     return (
-        gpu.free_bytes >= revision.bytes_on(gpu)
-        and (revision.shared or not gpu.shared)
-        and constraints.gpu_kind in ("", gpu.kind)
+        constraints.gpu_kind in ("", gpu.kind)
         and not (gpu.is_slice and revision.gpus > 1)
         and gpu.is_new_enough(revision.min_compute_capability)
     )
@@ -279,7 +298,7 @@ def _terms(revision: WantedRevision, constraints: Constraints, stand: _Stand) ->
         terms["nvlink"] = 1.0 if _is_linked(stand.group) else 0.0
     if any(t.effect == "avoid" and not constraints.tolerates(t) for t in host.taints):
         terms["welcome"] = 0.0
-    return {name: round(value, 4) for name, value in terms.items()}
+    return terms
 
 
 def _is_linked(group: Sequence[SeenGpu]) -> bool:

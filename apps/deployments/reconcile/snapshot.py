@@ -6,6 +6,7 @@ after all other deployments' reservations. Planning a snapshot twice gives the s
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from uuid import UUID
 
 from apps.deployments.rollout_policy import RolloutPolicy
@@ -203,5 +204,6 @@ class Snapshot:
         return self.revision
 
 
+@cache
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdecimal())

@@ -16,8 +16,17 @@ from agents.wire import (
 )
 from apps.accounts.models import User
 from apps.accounts.states import Role
-from apps.deployments.models import Deployment, Event, Replica, Revision, ScalingPolicy
-from apps.fleet.models import Host
+from apps.catalog.models import Measurement
+from apps.deployments.models import (
+    Booking,
+    Decision,
+    Deployment,
+    Event,
+    Replica,
+    Revision,
+    ScalingPolicy,
+)
+from apps.fleet.models import Capacity, Host
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery"  # a password of tests
@@ -130,4 +139,38 @@ def replica(of: Deployment, on: Host | None, phase: str = "ready", **columns: An
 def event(message: str = "smol is ready", **columns: Any) -> Event:
     return Event.objects.create(
         **{"at": NOW, "kind": "replica.ready", "message": message, "actor": "reconciler", **columns}
+    )
+
+
+def placement(deployment: Deployment) -> None:
+    """Book what the replicas of `deployment` hold, and tell why there and how well it was known."""
+    for replica in deployment.replicas.exclude(host=None):
+        capacity, _ = Capacity.objects.get_or_create(
+            host=replica.host, gpu_uuid="", defaults={"total_bytes": 64 * 10**9}
+        )
+        Booking.objects.create(replica=replica, capacity=capacity, bytes=2_140_000_000)
+    terms = {"spread": 1.0, "cached": 1.0, "price": 0.8, "room": 0.41, "welcome": 1.0}
+    hosts = ["box", "a-host-with-a-rather-long-name-02"]
+    Decision.objects.create(
+        deployment=deployment,
+        created_at=NOW,
+        kind="placement",
+        reason="box has room for 2.0 GiB of memory; 2 hosts fitted",
+        inputs={
+            "host": "box",
+            "candidates": [{"host": h, "score": 14.5, "terms": terms} for h in hosts],
+            "fitted": 2,
+            "refused": {"gpu-with-a-long-name-01": "has no label zone=eu-central"},
+        },
+    )
+    Measurement.objects.create(
+        catalog_slug=deployment.catalog_slug,
+        variant="bf16",
+        device_kind="cpu",
+        digest="d",
+        measured_at=NOW,
+        replica=uuid4(),
+        engine_version="0.32.0+cpu",
+        predicted={"weights_bytes": 269_000_000, "kv_tokens": 5824, "total_bytes": 2_140_000_000},
+        measured={"weights_bytes": 268_435_456, "kv_tokens": 4000, "total_bytes": 2_230_000_000},
     )

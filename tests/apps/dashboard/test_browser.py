@@ -22,6 +22,7 @@ PAGES = [
     "/deployments/",
     "/deployments/smol/",
     "/deployments/smol/scaling/",
+    "/deployments/smol/placement/",
     "/deployments/qwen/",
     "/deployments/broken/",
     "/hosts/",
@@ -56,6 +57,7 @@ def fleet(visitor):
     log = ["a long line of a log " * 12, "the last words"]
     factories.replica(broken, box, "failed", code="oom", exit_code=1, log_tail=log)
     factories.deployment("sim", phase="degraded", engine=EngineKind.SIMULATOR)
+    factories.placement(smol)
     factories.event("smol is ready", deployment="smol", at=now)
     factories.event("box went silent", severity="warning", host="box", at=now)
     return smol
