@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('deployments', '0006_replica_answers'),
+        ("deployments", "0006_replica_answers"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='replica',
-            name='engine_memory',
+            model_name="replica",
+            name="engine_memory",
             field=models.JSONField(default=dict),
         ),
     ]
