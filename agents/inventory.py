@@ -6,11 +6,14 @@ second's numbers. NVML is loaded only where its library is: the binding alone co
 
 import ctypes
 import importlib
+import itertools
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from agents.wire import GpuInfo, HostSample, Inventory, RuntimeKind
@@ -24,20 +27,60 @@ class Gpus:
 
     def __init__(self) -> None:
         self._nvml = _load_nvml()
+        self._groups: dict[int, int] = {}
+        self._linked = 0
 
     @property
     def driver_version(self) -> str:
         return _text(self._ask("nvmlSystemGetDriverVersion")) if self._nvml else ""
 
     def read(self) -> tuple[GpuInfo, ...]:
-        """Return every GPU that answers. Blocks for a few milliseconds a GPU."""
-        count = self._ask("nvmlDeviceGetCount") if self._nvml else 0
-        found = (self._read_one(index) for index in range(count or 0))
-        return tuple(gpu for gpu in found if gpu is not None)
+        """Return every GPU that answers; of one that is cut up, its slices in its place.
 
-    def _read_one(self, index: int) -> GpuInfo | None:
-        """Return one GPU, None if it has fallen off the bus."""
-        handle = self._ask("nvmlDeviceGetHandleByIndex", index)
+        Blocks for a few milliseconds a GPU.
+        """
+        count = (self._ask("nvmlDeviceGetCount") or 0) if self._nvml else 0
+        handles = {n: self._ask("nvmlDeviceGetHandleByIndex", n) for n in range(count)}
+        if count != self._linked:
+            self._groups, self._linked = self._link(handles), count
+        return tuple(gpu for index, handle in handles.items() for gpu in self._all(index, handle))
+
+    def _link(self, handles: dict[int, Any]) -> dict[int, int]:
+        """Return by index the group of GPUs that reach each other over NVLink or NVSwitch.
+
+        A group is called by its first GPU; one without links is in none. Asked once: links do not
+        change while the driver runs.
+        """
+        nvlink = getattr(self._nvml, "NVML_P2P_CAPS_INDEX_NVLINK", 2)
+        groups: dict[int, int] = {}
+        for one, other in itertools.combinations(handles, 2):
+            status = self._ask("nvmlDeviceGetP2PStatus", handles[one], handles[other], nvlink)
+            if status == 0:  # NVML_P2P_STATUS_OK
+                groups[other] = groups.setdefault(one, one)
+        return groups
+
+    def _all(self, index: int, handle: Any) -> Iterator[GpuInfo]:  # noqa: ANN401
+        """Yield the GPU of `index`, or the MIG slices that it is cut into."""
+        mode = self._ask("nvmlDeviceGetMigMode", handle)
+        if not mode or not mode[0]:
+            whole = self._read_one(index, handle)
+            yield from () if whole is None else (whole,)
+            return
+        parent = _text(self._ask("nvmlDeviceGetUUID", handle))
+        for number in range(self._ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+            cut = self._ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+            found = self._read_one(index, cut)
+            if found is not None:
+                capability = self._ask("nvmlDeviceGetCudaComputeCapability", handle)
+                yield msgspec.structs.replace(
+                    found,
+                    parent_uuid=parent,
+                    nvlink_group=None,
+                    compute_capability=".".join(map(str, capability)) if capability else "",
+                )
+
+    def _read_one(self, index: int, handle: Any) -> GpuInfo | None:  # noqa: ANN401
+        """Return one GPU or slice, None if it has fallen off the bus."""
         uuid = self._ask("nvmlDeviceGetUUID", handle)
         memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
         if uuid is None or memory is None:
@@ -53,6 +96,7 @@ class Gpus:
             memory_total_bytes=memory.total,
             memory_used_bytes=memory.used,
             compute_capability=".".join(map(str, capability)) if capability else "",
+            nvlink_group=self._groups.get(index),
             utilization_ratio=None if utilization is None else utilization.gpu / 100,
             power_watts=None if milliwatts is None else milliwatts / 1000,
             temperature_celsius=None if celsius is None else float(celsius),
@@ -121,7 +165,7 @@ class Host:
 
 def lasting(inventory: Inventory) -> tuple[object, ...]:
     """Return what of `inventory` is worth telling when it changes: not the busy numbers."""
-    gpus = tuple((gpu.uuid, gpu.name, gpu.memory_total_bytes) for gpu in inventory.gpus)
+    gpus = tuple((g.uuid, g.name, g.memory_total_bytes, g.nvlink_group) for g in inventory.gpus)
     return (
         gpus, inventory.memory_total_bytes, inventory.disk_total_bytes, inventory.driver_version,
         inventory.runtime, inventory.runtime_reason, inventory.relay_url,

@@ -39,9 +39,9 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_stub(tmp_path_factory.mktemp("nvml"))
 
 
-def read_in_a_child(folder: Path, fake: str) -> Inventory:
+def read_in_a_child(folder: Path, fake: str, **more: str) -> Inventory:
     """Return the inventory of a process that finds the stub as its NVML."""
-    env = {**os.environ, "LD_LIBRARY_PATH": str(folder), "FAKE_NVML": fake}
+    env = {**os.environ, "LD_LIBRARY_PATH": str(folder), "FAKE_NVML": fake, **more}
     done = subprocess.run(
         [sys.executable, "-c", READ],
         env=env,
@@ -78,6 +78,21 @@ class TestGpus:
 
     def test_that_fell_off_the_bus_are_left_out(self, stub: Path) -> None:
         assert read_in_a_child(stub, "1:100:200").gpus == ()
+
+    def test_are_told_with_the_group_that_nvlink_joins(self, stub: Path) -> None:
+        inventory = read_in_a_child(stub, "4", FAKE_NVLINK="2")
+
+        assert [gpu.nvlink_group for gpu in inventory.gpus] == [0, 0, 2, 2]
+
+    def test_are_told_as_slices_where_they_are_cut_up(self, stub: Path) -> None:
+        inventory = read_in_a_child(stub, "2:20480:0", FAKE_MIG="3")
+
+        assert len(inventory.gpus) == 6
+        first = inventory.gpus[0]
+        assert first.uuid.startswith("MIG-")
+        assert first.parent_uuid == "GPU-00000000-0000-0000-0000-000000000000"
+        assert (first.memory_total_bytes, first.nvlink_group) == (20 << 30, None)
+        assert len({gpu.uuid for gpu in inventory.gpus}) == 6
 
     def test_are_none_without_a_driver(self, tmp_path: Path) -> None:
         inventory = read_in_a_child(tmp_path, "2")

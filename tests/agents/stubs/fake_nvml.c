@@ -56,7 +56,8 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
 }
 
 int nvmlDeviceGetUUID(void *device, char *text, unsigned size) {
-  snprintf(text, size, "GPU-00000000-0000-0000-0000-%012d", *(int *)device);
+  const char *kind = *(int *)device >= 1000 ? "MIG" : "GPU";
+  snprintf(text, size, "%s-00000000-0000-0000-0000-%012d", kind, *(int *)device);
   return SUCCESS;
 }
 
@@ -92,6 +93,41 @@ int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
   (void)device;
   *major = 9;
   *minor = 0;
+  return SUCCESS;
+}
+
+/* FAKE_NVLINK is the size of a group: with 2, GPUs 0 and 1 are linked, 2 and 3, and so on. */
+int nvmlDeviceGetP2PStatus(void *one, void *other, int index, int *status) {
+  const char *text = getenv("FAKE_NVLINK");
+  int size = text == NULL ? 0 : atoi(text);
+  *status = index == 2 && size > 1 && *(int *)one / size == *(int *)other / size ? 0 : 5;
+  return SUCCESS;
+}
+
+/* FAKE_MIG is the number of slices that every GPU is cut into, 0 for none. */
+static int slices[MOST][8];
+
+static int mig(void) {
+  const char *text = getenv("FAKE_MIG");
+  return text == NULL ? 0 : atoi(text);
+}
+
+int nvmlDeviceGetMigMode(void *device, unsigned *current, unsigned *pending) {
+  (void)device;
+  *current = *pending = mig() > 0;
+  return SUCCESS;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *device, unsigned *most) {
+  (void)device;
+  *most = 7;
+  return SUCCESS;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **slice) {
+  if ((int)index >= mig()) return 6; /* NVML_ERROR_NOT_FOUND */
+  slices[*(int *)device][index] = 1000 * (index + 1) + *(int *)device;
+  *slice = &slices[*(int *)device][index];
   return SUCCESS;
 }
 
