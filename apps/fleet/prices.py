@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 
 CPU_KIND = "cpu"
 """Kind of a host without GPUs."""
@@ -47,6 +48,7 @@ KIND = re.compile(r"[a-z0-9][a-z0-9 .()+_-]{0,79}")
 _BRANDS = re.compile(r"\b(nvidia|amd|geforce|tesla|quadro|instinct|graphics|generation)\b")
 
 
+@cache
 def kind_of(gpu_name: str) -> str:
     """Return the kind of a GPU by its driver's name: `NVIDIA H100 80GB HBM3` -> `h100`.
 

@@ -4,12 +4,12 @@ A fixed number of queries however many deployments there are, one while there is
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from agents.wire import GpuInfo, HostSample
+from agents.wire import GpuInfo, Inventory
 from apps.deployments import rollout_policy
 from apps.deployments.models import Deployment, Replica, Revision, Rollout
 from apps.deployments.orders import DRAIN_SECONDS
@@ -61,8 +61,13 @@ _NOT_READ = (
 """Large columns of a replica, its revision and its host; decoding them was half of a pass."""
 
 
-def load(only: UUID | None = None) -> list[Snapshot]:
-    """Return a snapshot of every deployment, or of `only` that one."""
+def load(
+    only: UUID | None = None, hosts: Callable[[], tuple[SeenHost, ...]] | None = None
+) -> list[Snapshot]:
+    """Return a snapshot of every deployment, or of `only` that one.
+
+    `hosts` gives the hosts where the caller has read them already.
+    """
     deployments = (
         Deployment.objects.select_related("scaling", "scaler")
         .defer("scaler__memory")
@@ -85,14 +90,14 @@ def load(only: UUID | None = None) -> list[Snapshot]:
         grouped[replica.deployment_id].append(replica)
     rollouts = _open_rollouts(rows)
     lasting = _live_revisions(rows)
-    hosts = _hosts()
+    seen_hosts = Fleet().hosts() if hosts is None else hosts()
     in_flight = _in_flight(grouped)
     return [
         _snapshot(
             row,
             lasting[row.pk],
             grouped.get(row.pk, []),
-            hosts,
+            seen_hosts,
             in_flight,
             rollouts.get(row.pk),
         )
@@ -123,36 +128,53 @@ def _open_rollouts(rows: Iterable[Deployment]) -> dict[UUID, Rollout]:
     }
 
 
-def _hosts() -> tuple[SeenHost, ...]:
-    reserved, samples, book = reservations(), fresh_samples(), price_book()
-    cached = cached_keys()
-    return tuple(
-        seen_host(
-            host,
-            _Surroundings(
-                reserved=reserved.get(host.pk, Reserved()),
-                sample=samples.get(host.name),
-                cached=cached.get(host.pk, frozenset()),
-                price_per_hour_usd=float(price_of(host, book)[0]),
-            ),
+class Fleet:
+    """The hosts as they are read once a pass; what is booked on them is read anew each time.
+
+    What a pass plans for one deployment is booked before the next one is planned, so many that are
+    ordered at once do not all go for the same host.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[Host, Inventory, _Surroundings]] | None = None
+
+    def hosts(self) -> tuple[SeenHost, ...]:
+        """Return every host with what is booked now. One query, six the first time."""
+        reserved = reservations()
+        return tuple(
+            seen_host(host, inventory, around, reserved.get(host.pk, Reserved()))
+            for host, inventory, around in self._read()
         )
-        for host in Host.objects.order_by("name", "id")
-    )
+
+    def _read(self) -> "list[tuple[Host, Inventory, _Surroundings]]":
+        if self._rows is None:
+            samples, book, cached = fresh_samples(), price_book(), cached_keys()
+            self._rows = [
+                (
+                    host,
+                    now_of(inventory_of(host), samples.get(host.name)),
+                    _Surroundings(
+                        cached=cached.get(host.pk, frozenset()),
+                        price_per_hour_usd=float(price_of(host, book)[0]),
+                    ),
+                )
+                for host in Host.objects.order_by("name", "id")
+            ]
+        return self._rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Surroundings:
     """What of a host does not stand in its row."""
 
-    reserved: Reserved
-    sample: HostSample | None
     cached: frozenset[str]
     price_per_hour_usd: float
 
 
-def seen_host(host: Host, around: _Surroundings) -> SeenHost:
+def seen_host(
+    host: Host, inventory: Inventory, around: _Surroundings, reserved: Reserved
+) -> SeenHost:
     """Return `host` as the planner sees it."""
-    inventory = now_of(inventory_of(host), around.sample)
     return SeenHost(
         id=host.id,
         name=host.name,
@@ -160,9 +182,9 @@ def seen_host(host: Host, around: _Surroundings) -> SeenHost:
         cordoned=host.cordoned,
         labels=dict(host.labels),
         taints=tuple(Taint(**taint) for taint in host.taints),
-        free_memory_bytes=free_memory_bytes(inventory, around.reserved),
+        free_memory_bytes=free_memory_bytes(inventory, reserved),
         memory_bytes=inventory.memory_total_bytes,
-        gpus=tuple(_seen_gpu(gpu, around.reserved) for gpu in inventory.gpus),
+        gpus=tuple(_seen_gpu(gpu, reserved) for gpu in inventory.gpus),
         cached=around.cached,
         price_per_hour_usd=around.price_per_hour_usd,
     )

@@ -18,7 +18,7 @@ from django.db.models import Q
 from apps.deployments import observed
 from apps.deployments.models import Deployment, ReadRequest
 from apps.deployments.reconcile.apply import Applier, write_summary
-from apps.deployments.reconcile.load import load
+from apps.deployments.reconcile.load import Fleet, load
 from apps.deployments.reconcile.plan import plan
 from apps.deployments.reconcile.scaler import Scaler
 from apps.deployments.reconcile.snapshot import Snapshot
@@ -73,20 +73,22 @@ class Controller:
         self._sweep(now)
         self._scaler.tick(now)
         busy = 0
-        for snapshot in load():
+        fleet = Fleet()
+        for snapshot in load(hosts=fleet.hosts):
             if plan(snapshot, now):
-                busy += self._reconcile(snapshot, now)
+                busy += self._reconcile(snapshot, now, fleet)
             else:
                 self._settle(snapshot, now)
         return busy
 
-    def _reconcile(self, snapshot: Snapshot, now: datetime) -> bool:
+    def _reconcile(self, snapshot: Snapshot, now: datetime, fleet: Fleet) -> bool:
         """Plan again under the lease and apply; False if another controller has it."""
         if not self._claim(snapshot, now):
             return False
-        for fresh in load(only=snapshot.deployment_id):
+        for fresh in load(only=snapshot.deployment_id, hosts=fleet.hosts):
             Applier(fresh, now).apply(plan(fresh, now))
-        for after in load(only=snapshot.deployment_id):
+        # What a deployment is, in a word, follows from its replicas alone.
+        for after in load(only=snapshot.deployment_id, hosts=lambda: snapshot.hosts):
             write_summary(after, now)
         return True
 
