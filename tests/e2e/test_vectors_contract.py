@@ -41,7 +41,7 @@ def engine(request, tmp_path_factory) -> Iterator[tuple[str, Milvus]]:
     host = getattr(milvus_hosts, request.param)
     with host(folder) as address:
         store = Milvus(address, "")
-        wait_until(lambda: _answers(store), 60, "the server to answer")
+        wait_until(lambda: _answers(store), 120, "the server to answer")
         yield request.param, store
 
 

@@ -22,6 +22,11 @@ OTHER = {
     "get audit/check/": Role.ADMIN,
     "post tokens/": Role.VIEWER,
     "delete tokens/<uuid:token_id>/": Role.VIEWER,
+    # To ask is to read.
+    **{
+        f"post knowledge-bases/<str:base>/{what}/": Role.VIEWER
+        for what in ("search", "ask", "compare", "thumbs")
+    },
     "get users/": Role.ADMIN,
     "post users/": Role.ADMIN,
     "get users/<str:username>/": Role.ADMIN,
