@@ -46,6 +46,7 @@ _AWAY_WORDS = (
     "channel",
     "recovering",
 )
+_RELEASED_WORDS = ("released", "not loaded", "load()")
 _ABSENT = 100
 
 
@@ -118,14 +119,20 @@ class Milvus:
         """Write `rows`, replacing those with the same ids. Acknowledged means kept."""
         able = self.capabilities()
         data = [_data(row, lexical=able.lexical) for row in rows]
-        self._connect().upsert(collection, data, timeout=SLOW_TIMEOUT_SECONDS)
+        self._loaded(
+            collection,
+            lambda client: client.upsert(collection, data, timeout=SLOW_TIMEOUT_SECONDS),
+        )
 
     @_told
     def delete_document(self, collection: str, document: int) -> None:
         """Remove every row of a document. A collection that is gone has none."""
         try:
-            self._connect().delete(
-                collection, filter=f"doc == {document}", timeout=SLOW_TIMEOUT_SECONDS
+            self._loaded(
+                collection,
+                lambda client: client.delete(
+                    collection, filter=f"doc == {document}", timeout=SLOW_TIMEOUT_SECONDS
+                ),
             )
         except ERRORS as error:
             if not isinstance(_named(error), NoSuchCollection):
@@ -134,12 +141,15 @@ class Milvus:
     @_told
     def count(self, collection: str, document: int | None = None) -> int:
         """Return how many rows there are, of one document if given, after all writes so far."""
-        found = self._connect().query(
+        found = self._loaded(
             collection,
-            filter="" if document is None else f"doc == {document}",
-            output_fields=["count(*)"],
-            consistency_level="Strong",
-            timeout=TIMEOUT_SECONDS,
+            lambda client: client.query(
+                collection,
+                filter="" if document is None else f"doc == {document}",
+                output_fields=["count(*)"],
+                consistency_level="Strong",
+                timeout=TIMEOUT_SECONDS,
+            ),
         )
         return int(found[0]["count(*)"])
 
@@ -157,19 +167,25 @@ class Milvus:
     @_told
     def passes(self, collection: str, chunk: int, where: str) -> bool:
         """Return whether the chunk is there and passes the filter."""
-        rows = self._connect().query(
+        rows = self._loaded(
             collection,
-            filter=f"id == {chunk} and ({where})",
-            output_fields=["id"],
-            timeout=TIMEOUT_SECONDS,
+            lambda client: client.query(
+                collection,
+                filter=f"id == {chunk} and ({where})",
+                output_fields=["id"],
+                timeout=TIMEOUT_SECONDS,
+            ),
         )
         return bool(rows)
 
     @_told
     def vectors(self, collection: str, ids: Sequence[int]) -> dict[int, Vector]:
         """Return the vectors of these chunks, for their likeness to each other."""
-        rows = self._connect().get(
-            collection, list(ids), output_fields=["id", "dense"], timeout=TIMEOUT_SECONDS
+        rows = self._loaded(
+            collection,
+            lambda client: client.get(
+                collection, list(ids), output_fields=["id", "dense"], timeout=TIMEOUT_SECONDS
+            ),
         )
         return {int(row["id"]): row["dense"] for row in rows}
 
@@ -211,6 +227,21 @@ class Milvus:
                 )
             return self._client
 
+    def _loaded(self, collection: str, call: Callable[[MilvusClient], Any]) -> Any:  # noqa: ANN401
+        """Return what `call` does; a collection that a restart put out of memory is loaded first.
+
+        Milvus Lite begins with every collection released; a server's administrator may do the same.
+        """
+        client = self._connect()
+        try:
+            return call(client)
+        except MilvusException as error:
+            text = str(error.message or error).lower()
+            if not any(word in text for word in _RELEASED_WORDS):
+                raise
+        client.load_collection(collection, timeout=SLOW_TIMEOUT_SECONDS)
+        return call(client)
+
     def _search(
         self,
         collection: str,
@@ -220,15 +251,18 @@ class Milvus:
         where: str,
         params: dict[str, Any],
     ) -> list[Found]:
-        found = self._connect().search(
+        found = self._loaded(
             collection,
-            data=data,
-            anns_field=field,
-            limit=limit,
-            filter=where,
-            output_fields=["id"],
-            search_params={"params": params},
-            timeout=TIMEOUT_SECONDS,
+            lambda client: client.search(
+                collection,
+                data=data,
+                anns_field=field,
+                limit=limit,
+                filter=where,
+                output_fields=["id"],
+                search_params={"params": params},
+                timeout=TIMEOUT_SECONDS,
+            ),
         )
         scale = abs if field == "sparse" else float
         return [Found(int(hit["id"]), scale(float(hit["distance"]))) for hit in found[0]]

@@ -1,6 +1,7 @@
 """What every Milvus must do for Hearth: the embedded one, the older core, a server without BM25."""
 
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -134,7 +135,8 @@ class TestEveryMilvus:
 
 
 class TestEmbedded:
-    def test_loses_nothing_that_it_acknowledged_when_it_is_killed(self, tmp_path):
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_loses_nothing_that_it_acknowledged_when_it_ends(self, tmp_path, number):
         process = start_embedded(tmp_path)
         store = Milvus(f"unix:{tmp_path}/v.sock:0", "")
         store.create("c1", DIMENSION)
@@ -142,12 +144,17 @@ class TestEmbedded:
         for at in range(0, 500, 50):
             store.upsert("c1", written[at : at + 50])
 
-        process.kill()
-        process.wait(10)
-        (tmp_path / "v.sock:0").unlink()
+        process.send_signal(number)
+        process.wait(20)
+        (tmp_path / "v.sock:0").unlink(missing_ok=True)
         again = start_embedded(tmp_path)
         try:
             assert wait_until(lambda: _count(store), 30, "it to answer again") == 500
+            assert store.dense("c1", written[4].vector, 1, "")[0].id == written[4].id
+            assert store.lexical("c1", "word7", 1, "")[0].id == 7
+            store.upsert("c1", rows(1, 900))
+            store.delete_document("c1", 90)
+            assert store.count("c1") == 500
         finally:
             again.terminate()
             again.wait(20)
