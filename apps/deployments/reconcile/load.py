@@ -137,14 +137,17 @@ class Fleet:
 
     def __init__(self) -> None:
         self._rows: list[tuple[Host, Inventory, _Surroundings]] | None = None
+        self._seen: dict[UUID, tuple[Reserved, SeenHost]] = {}
 
     def hosts(self) -> tuple[SeenHost, ...]:
         """Return every host with what is booked now. One query, six the first time."""
         reserved = reservations()
-        return tuple(
-            seen_host(host, inventory, around, reserved.get(host.pk, Reserved()))
-            for host, inventory, around in self._read()
-        )
+        for host, inventory, around in self._read():
+            booked = reserved.get(host.pk, Reserved())
+            known = self._seen.get(host.pk)
+            if known is None or known[0] != booked:
+                self._seen[host.pk] = booked, seen_host(host, inventory, around, booked)
+        return tuple(seen for _, seen in self._seen.values())
 
     def _read(self) -> "list[tuple[Host, Inventory, _Surroundings]]":
         if self._rows is None:
