@@ -11,6 +11,7 @@ from apps.accounts.models import User
 from apps.catalog.entry import Entry
 from apps.catalog.fit import Wish
 from apps.deployments.orders import MAX_REPLICAS, NewDeployment, PlacementWish, Scaling
+from apps.deployments.rollout_policy import RolloutPolicy, to_json
 from apps.fleet.models import Host
 from apps.lib.problems import Problem
 
@@ -186,3 +187,38 @@ class PasswordForm(forms.Form):
         if again != self.cleaned_data.get("new"):
             raise forms.ValidationError("The two new passwords differ.")
         return again
+
+
+class RolloutForm(RefusableForm):
+    """The parts of a rollout policy that a person sets by hand; the rest is in the YAML."""
+
+    strategy = forms.ChoiceField(
+        choices=[
+            ("rolling", "Rolling"),
+            ("canary", "Canary"),
+            ("blue_green", "Blue/green"),
+            ("recreate", "Recreate"),
+        ]
+    )
+    max_surge = forms.IntegerField(min_value=0, widget=forms.NumberInput(attrs=_NUMBER))
+    max_unavailable = forms.IntegerField(min_value=0, widget=forms.NumberInput(attrs=_NUMBER))
+    ready_seconds = forms.IntegerField(min_value=10, widget=forms.NumberInput(attrs=_NUMBER))
+    shadow_ratio = forms.FloatField(min_value=0, max_value=1)
+    weight_ratio = forms.FloatField(min_value=0, max_value=1)
+    min_requests = forms.IntegerField(min_value=20, widget=forms.NumberInput(attrs=_NUMBER))
+    auto_rollback = forms.BooleanField(required=False)
+    auto_promote = forms.BooleanField(required=False)
+
+    _OF_CANARY = ("weight_ratio", "min_requests", "auto_promote")
+
+    @classmethod
+    def initial_of(cls, policy: RolloutPolicy) -> dict[str, object]:
+        """Return the form's values for `policy`."""
+        plain = to_json(policy)
+        return {name: plain["canary"].get(name, plain.get(name)) for name in cls.base_fields}
+
+    def policy(self) -> dict[str, Any]:
+        """Return the validated values as a change of the policy."""
+        given = dict(self.cleaned_data)
+        canary = {name: given.pop(name) for name in self._OF_CANARY}
+        return {**given, "canary": canary}

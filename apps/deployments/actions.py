@@ -135,13 +135,18 @@ def _set_wishes(deployment: Deployment, patch: Change) -> None:
     """Write what is no part of a revision. Raises Problem 400 naming the field."""
     if patch.scaling is not None:
         checked_scaling(patch.scaling, deployment.scaling).save()
+    wishes: dict[str, Any] = {}
     if patch.rollout is not None:
-        deployment.rollout = rollouts.checked(patch.rollout, rollouts.policy_of(deployment))
+        wishes["rollout"] = rollouts.checked(patch.rollout, rollouts.policy_of(deployment))
     if patch.placement is not None:
-        deployment.placement = recipes.placement_json(patch.placement)
+        wishes["placement"] = recipes.placement_json(patch.placement)
     if patch.resources is not None:
-        deployment.resources = asdict(patch.resources)
-    deployment.save(update_fields=["rollout", "placement", "resources"])
+        wishes["resources"] = asdict(patch.resources)
+    for name, value in wishes.items():
+        setattr(deployment, name, value)
+    # Only what was given: somebody else may have changed the rest since this row was read.
+    if wishes:
+        deployment.save(update_fields=list(wishes))
 
 
 def start(deployment: Deployment, *, actor: str, now: datetime) -> Deployment:

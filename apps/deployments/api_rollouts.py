@@ -14,8 +14,8 @@ from apps.deployments.api import NAME, deployment_answer
 from apps.deployments.models import Deployment, Revision, Rollout
 from apps.deployments.presenting import revision_row
 from apps.deployments.rollout_presenting import changes_of, rolling_row, state_of
-from apps.deployments.rollout_shapes import RollingOutput
-from apps.deployments.serializers import DeploymentOutput, RevisionOutput, RollbackInput
+from apps.deployments.rollout_shapes import RevisionOutput, RollbackInput, RollingOutput
+from apps.deployments.serializers import DeploymentOutput
 from apps.deployments.states import ReplicaPhase
 from apps.lib import clock
 from apps.lib.paging import Pages

@@ -11,11 +11,14 @@ from typing import Any
 from agents.wire import EngineKind
 from apps.catalog.entry import Device
 from apps.catalog.fit import HostFit
-from apps.deployments import differences, naming, queries, recipes
+from apps.deployments import differences, naming, queries, recipes, rollout_policy
+from apps.deployments.foretelling import Foretold, foretell
 from apps.deployments.models import Deployment
 from apps.deployments.orders import NewDeployment
 from apps.deployments.recipes import Recipe
+from apps.deployments.rollouts import policy_of
 from apps.deployments.room import fit_rooms
+from apps.deployments.states import ReplicaPhase
 from apps.fleet.models import Host
 from apps.fleet.prices import share_of_host
 from apps.fleet.queries import inventory_of, price_book, price_of
@@ -52,6 +55,8 @@ class Plan:
     cost_per_hour_usd: float | None
     """Of all wanted replicas at the first host that fits."""
     differences: tuple[Difference, ...]
+    takeover: Foretold | None
+    """How it would take over from what serves under that name; None if nothing does."""
 
     @property
     def simulated(self) -> bool:
@@ -77,7 +82,17 @@ def plan(order: NewDeployment) -> Plan:
         hosts=hosts,
         cost_per_hour_usd=None if first is None else first * wanted,
         differences=_differences(order.name, recipe),
+        takeover=_takeover(order, has_room=bool(fitting)),
     )
+
+
+def _takeover(order: NewDeployment, *, has_room: bool) -> Foretold | None:
+    deployment = Deployment.objects.filter(name=order.name).first() if order.name else None
+    if deployment is None:
+        return None
+    policy = rollout_policy.parse(order.rollout, policy_of(deployment))
+    serving = queries.replicas_of(deployment).filter(phase=ReplicaPhase.READY).count()
+    return foretell(policy, serving=serving, has_room=has_room)
 
 
 def _next_name(catalog: str) -> str:

@@ -153,6 +153,7 @@ def plan_row(plan: Plan) -> dict[str, Any]:
         "hosts": [_host_answer(answer) for answer in plan.hosts],
         "cost_per_hour_usd": plan.cost_per_hour_usd,
         "differences": [asdict(difference) for difference in plan.differences],
+        "takeover": None if plan.takeover is None else asdict(plan.takeover),
     }
 
 

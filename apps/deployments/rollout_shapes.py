@@ -4,9 +4,11 @@ from typing import Any
 
 from rest_framework import serializers
 
+from apps.catalog.entry import Device
 from apps.deployments.states import RolloutStage, RolloutState, RolloutStrategy
 from apps.lib.strict import StrictSerializer
 
+_DEVICES = [(device.value, device.value) for device in Device]
 STRATEGIES = [(one.value, one.value) for one in RolloutStrategy]
 STAGES = [(one.value, one.value) for one in RolloutStage]
 STATES = [(one.value, one.value) for one in RolloutState]
@@ -175,3 +177,37 @@ class RollingOutput(serializers.Serializer[Any]):
     created_by = serializers.CharField()
     created_at = serializers.DateTimeField()
     closed_at = serializers.DateTimeField(allow_null=True)
+
+
+class RollbackInput(StrictSerializer):
+    revision = serializers.IntegerField(
+        min_value=1,
+        required=False,
+        help_text="Number of an earlier revision; the one that was live before if not given.",
+    )
+
+
+class RevisionOutput(serializers.Serializer[Any]):
+    number = serializers.IntegerField()
+    live = serializers.BooleanField(help_text="A ready replica runs it.")
+    state = serializers.ChoiceField(
+        choices=[(word, word) for word in ("live", "candidate", "rolled_back", "past")]
+    )
+    changes = DifferenceShape(
+        many=True, help_text="Against the revision that was to serve when it was ordered."
+    )
+    variant = serializers.CharField()
+    device = serializers.ChoiceField(choices=_DEVICES)
+    engine = serializers.DictField(help_text="`kind`, and what was set over the catalog's.")
+    settings = serializers.DictField(help_text="Complete engine settings.")
+    need = serializers.DictField(help_text="Estimated memory of a replica.")
+    created_by = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class TakeoverOutput(serializers.Serializer[Any]):
+    strategy = serializers.ChoiceField(choices=STRATEGIES)
+    in_place = serializers.BooleanField(
+        help_text="No room for a replica beside those that serve: one leaves before one comes."
+    )
+    says = serializers.CharField()

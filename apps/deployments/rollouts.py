@@ -47,7 +47,8 @@ def begin(
 ) -> Rollout | None:
     """Let `candidate` take over; None if nothing runs that it could take over from.
 
-    A way back to settings that served before is not judged again: it rolls.
+    A way back to settings that served before is not judged again, and what never served is nothing
+    to judge by: both roll.
     """
     close(deployment, RolloutState.SUPERSEDED, f"revision {candidate.number} was ordered", now=now)
     replicas = Replica.objects.filter(deployment=deployment)
@@ -58,8 +59,10 @@ def begin(
     ):
         _make_live(deployment, candidate)
         return None
+    live_served = replicas.filter(revision=live_revision, ready_at__isnull=False).exists()
     policy = rollout_policy.to_json(policy_of(deployment))
-    if is_way_back and policy["strategy"] == RolloutStrategy.CANARY:
+    is_canary = policy["strategy"] == RolloutStrategy.CANARY
+    if not live_served or (is_way_back and is_canary):
         policy |= {"strategy": RolloutStrategy.ROLLING.value, "shadow_ratio": 0.0}
     return Rollout.objects.create(
         deployment=deployment,
@@ -68,7 +71,7 @@ def begin(
         policy=policy,
         stage_at=now,
         progressed_at=now,
-        live_served=replicas.filter(revision=live_revision, ready_at__isnull=False).exists(),
+        live_served=live_served,
         created_by=actor,
         created_at=now,
     )

@@ -24,10 +24,10 @@ from apps.deployments.placement_shapes import (
     ResourcesInput,
 )
 from apps.deployments.rollout_shapes import (
-    DifferenceShape,
     RollingOutput,
     RolloutInput,
     RolloutOutput,
+    TakeoverOutput,
 )
 from apps.deployments.scaling_shapes import ScalingInput, ScalingOutput
 from apps.deployments.states import (
@@ -136,14 +136,6 @@ class ChangeInput(StrictSerializer):
             conflict_status=409 if if_generation is None else 412,
             by_admin=by_admin,
         )
-
-
-class RollbackInput(StrictSerializer):
-    revision = serializers.IntegerField(
-        min_value=1,
-        required=False,
-        help_text="Number of an earlier revision; the one that was live before if not given.",
-    )
 
 
 class ListQuery(serializers.Serializer[Any]):
@@ -264,24 +256,6 @@ class ReplicaOutput(serializers.Serializer[Any]):
     live = serializers.DictField(help_text="`running`, `waiting`, `kv_cache_usage_ratio`, …")
 
 
-class RevisionOutput(serializers.Serializer[Any]):
-    number = serializers.IntegerField()
-    live = serializers.BooleanField(help_text="A ready replica runs it.")
-    state = serializers.ChoiceField(
-        choices=[(word, word) for word in ("live", "candidate", "rolled_back", "past")]
-    )
-    changes = DifferenceShape(
-        many=True, help_text="Against the revision that was to serve when it was ordered."
-    )
-    variant = serializers.CharField()
-    device = serializers.ChoiceField(choices=DEVICES)
-    engine = serializers.DictField(help_text="`kind`, and what was set over the catalog's.")
-    settings = serializers.DictField(help_text="Complete engine settings.")
-    need = serializers.DictField(help_text="Estimated memory of a replica.")
-    created_by = serializers.CharField()
-    created_at = serializers.DateTimeField()
-
-
 class EventOutput(serializers.ModelSerializer[Event]):
     severity = serializers.ChoiceField(choices=SEVERITIES)
 
@@ -329,5 +303,8 @@ class PlanOutput(serializers.Serializer[Any]):
         allow_null=True, help_text="Of all wanted replicas, at the first host that fits."
     )
     differences = DifferenceOutput(
-        many=True, help_text="Against the newest revision of the deployment of that name."
+        many=True, help_text="Against what the deployment of that name is to run."
+    )
+    takeover = TakeoverOutput(
+        allow_null=True, help_text="How it would take over from what serves under that name."
     )

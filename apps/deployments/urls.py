@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, path
 
-from apps.deployments import api, api_parts, api_placement, api_rollouts
+from apps.deployments import api, api_as_code, api_parts, api_placement, api_rollouts
 
 _ONE = "deployments/<str:name>/"
 
@@ -18,6 +18,8 @@ api_patterns: list[URLPattern] = [
     path(f"{_ONE}promote/", api_rollouts.DeploymentPromote.as_view(), name="deployments-promote"),
     path(f"{_ONE}pause/", api_rollouts.DeploymentPause.as_view(), name="deployments-pause"),
     path(f"{_ONE}resume/", api_rollouts.DeploymentResume.as_view(), name="deployments-resume"),
+    path(f"{_ONE}export/", api_as_code.DeploymentExport.as_view(), name="deployments-export"),
+    path("apply/", api_as_code.Apply.as_view(), name="apply"),
     path(f"{_ONE}rollouts/", api_rollouts.RolloutList.as_view(), name="deployments-rollouts"),
     path(f"{_ONE}replicas/", api_parts.ReplicaList.as_view(), name="deployments-replicas"),
     path(

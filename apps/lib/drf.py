@@ -75,23 +75,23 @@ def _of_django(error: Exception) -> Problem | None:
 
 
 def _invalid(error: exceptions.ValidationError) -> Problem:
-    errors = _flatten(error.detail)
+    errors = flatten(error.detail)
     first = errors[0]
     where = f"{first['field']}: " if first["field"] else ""
     return Problem(400, "invalid", f"{where}{first['message']}", extra={"errors": errors})
 
 
-def _flatten(detail: object, path: str = "") -> list[dict[str, str]]:
+def flatten(detail: object, path: str = "") -> list[dict[str, str]]:
     """Return DRF's nested error detail as `[{"field": "scaling.min_replicas", "message": …}]`."""
     if isinstance(detail, Mapping):
         return [
             row
             for name, value in detail.items()
-            for row in _flatten(
+            for row in flatten(
                 value,
                 path if name == "non_field_errors" else f"{path}.{name}".lstrip("."),
             )
         ]
     if isinstance(detail, list | tuple):
-        return [row for value in detail for row in _flatten(value, path)]
+        return [row for value in detail for row in flatten(value, path)]
     return [{"field": path, "message": str(detail)}]

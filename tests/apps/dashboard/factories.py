@@ -24,8 +24,13 @@ from apps.deployments.models import (
     Event,
     Replica,
     Revision,
+    Rollout,
     ScalingPolicy,
 )
+from apps.deployments.rollout_policy import parse, to_json
+from apps.deployments.rollouts import verdict_json
+from apps.deployments.states import RolloutStage
+from apps.deployments.verdict import Tally, judge
 from apps.fleet.models import Capacity, Host
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -117,6 +122,38 @@ def deployment(
         created_at=NOW,
     )
     return made
+
+
+def canary(of: Deployment, on: Host | None, *, now: datetime) -> Rollout:
+    """Make revision 2 of `of` a canary that has been looked at once."""
+    live = of.revisions.get(number=1)
+    spec = {**live.spec, "settings": {"max_model_len": 8192, "max_num_seqs": 32}}
+    candidate = Revision.objects.get(pk=live.pk)
+    candidate.pk, candidate.number, candidate.spec = uuid4(), 2, spec
+    candidate.save(force_insert=True)
+    Deployment.objects.filter(pk=of.pk).update(live=live)
+    policy = parse({"strategy": "canary", "shadow_ratio": 0.2})
+    tallies = [
+        {"requests": many, "failed": 1, "ttft": {str(at): many}, "itl": {str(at - 40): many}}
+        for many, at in ((640, -40), (71, -38))
+    ]
+    verdict = judge(Tally.read(tallies[0]), Tally.read(tallies[1]), 1, policy.canary)
+    replica(of, on)
+    return Rollout.objects.create(
+        deployment=of,
+        live=live,
+        candidate=candidate,
+        policy=to_json(policy),
+        stage=RolloutStage.CANARY,
+        stage_at=now,
+        progressed_at=now,
+        live_served=True,
+        looks=1,
+        evidence={"1": tallies[0], "2": tallies[1]},
+        verdict=verdict_json(verdict),
+        created_by="ana",
+        created_at=now,
+    )
 
 
 def replica(of: Deployment, on: Host | None, phase: str = "ready", **columns: Any) -> Replica:

@@ -25,6 +25,8 @@ PAGES = [
     "/deployments/smol/placement/",
     "/deployments/qwen/",
     "/deployments/broken/",
+    "/deployments/rolling/revisions/",
+    "/deployments/sim/revisions/",
     "/hosts/",
     "/playground/",
     "/keys/",
@@ -58,6 +60,9 @@ def fleet(visitor):
     factories.replica(broken, box, "failed", code="oom", exit_code=1, log_tail=log)
     factories.deployment("sim", phase="degraded", engine=EngineKind.SIMULATOR)
     factories.placement(smol)
+    rolling = factories.deployment("rolling", phase="scaling", reason="revision 2 is judged")
+    factories.replica(rolling, box)
+    factories.canary(rolling, box, now=now)
     factories.event("smol is ready", deployment="smol", at=now)
     factories.event("box went silent", severity="warning", host="box", at=now)
     return smol

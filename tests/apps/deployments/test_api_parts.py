@@ -12,7 +12,8 @@ from apps.accounts.states import Role
 from apps.deployments import actions
 from apps.deployments.models import Decision, ReadRequest
 from apps.deployments.observed import record_event
-from apps.deployments.serializers import LogOutput, ReplicaOutput, RevisionOutput
+from apps.deployments.rollout_shapes import RevisionOutput
+from apps.deployments.serializers import LogOutput, ReplicaOutput
 from apps.deployments.states import ReplicaPhase
 from apps.fleet.states import HostState
 from tests.apps.accounts.people import make_client

@@ -103,6 +103,21 @@ class TestBegin:
         assert row.live.number == 2
         assert not Rollout.objects.exists()
 
+    def test_what_never_served_is_nothing_to_judge_by(self):
+        row = serving(CANARY)
+        row.replicas.update(phase=ReplicaPhase.STARTING, ready_at=None)
+
+        assert changed(row).policy["strategy"] == "rolling"
+
+    def test_a_change_writes_nothing_that_it_was_not_given(self):
+        row, stale = serving(), queries.get("chat")
+        actions.change(row, patch=Change(rollout={"max_surge": 3}), **WHO)
+
+        actions.change(stale, patch=Change(scaling=Scaling(min_replicas=2)), **WHO)
+
+        row.refresh_from_db()
+        assert row.rollout["max_surge"] == 3
+
     def test_a_newer_change_takes_the_place_of_the_one_under_way(self):
         row = serving()
         first = changed(row)
