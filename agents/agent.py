@@ -31,7 +31,7 @@ from agents.sight import Sight
 from agents.status import Status
 from agents.store import Store
 from agents.supervise import Supervisor
-from agents.wire import EngineKind, SyncReply, SyncRequest
+from agents.wire import EngineKind, EngineSpec, SyncReply, SyncRequest
 
 AWAY_AFTER_SECONDS = 10.0
 """Without an answer for this long the agent acts alone, from the state on its disk."""
@@ -58,7 +58,7 @@ class Parts:
     host: Host
     relay: RelayKeeper
     weights: WeightsCache
-    engine: Callable[[EngineKind], Engine]
+    engine: Callable[[EngineSpec], Engine]
     engine_command: Callable[[EngineKind, str], tuple[str, ...]]
     engine_versions: Callable[[], dict[str, str]]
     now: Callable[[], float] = time.time
@@ -264,8 +264,15 @@ class Agent:
                         parts.run_root, item.replica_id, item.generation
                     )
                     for item in sorted(running, key=lambda item: item.generation)
-                }
+                },
+                self._own_paths(),
             )
+
+    def _own_paths(self) -> dict[str, tuple[str, ...]]:
+        """Return the paths that custom engines declare, by replica."""
+        desired = self._parts.store.desired()
+        orders = desired.replicas if desired is not None else ()
+        return {o.replica_id: o.spec.custom.paths for o in orders if o.spec.custom is not None}
 
     def _relay_moved(self) -> None:
         """The relay listens somewhere else: the endpoints say so."""

@@ -23,7 +23,7 @@ from agents.settings import Settings
 from agents.sight import Sight
 from agents.store import Identity, Store, make_run_root
 from agents.weights.store import Weights
-from agents.wire import EngineKind, RuntimeKind
+from agents.wire import EngineKind, EngineSpec, RuntimeKind
 
 _ENGINES = {
     EngineKind.VLLM: ("agents.engines.vllm", "VllmEngine"),
@@ -31,9 +31,17 @@ _ENGINES = {
 }
 
 
+def engine(spec: EngineSpec) -> Engine:
+    """Return the engine that `spec` names, loaded at its first use."""
+    if spec.custom is None:
+        return known_engine(spec.engine)
+    made: Engine = importlib.import_module("agents.engines.custom").Custom(spec.custom)
+    return made
+
+
 @cache
-def engine(kind: EngineKind) -> Engine:
-    """Return the engine `kind`, loaded at its first use."""
+def known_engine(kind: EngineKind) -> Engine:
+    """Return the engine `kind`, which needs no declaration."""
     module, name = _ENGINES[kind]
     made: Engine = getattr(importlib.import_module(module), name)()
     return made
@@ -74,7 +82,8 @@ async def choose_runtime(given: Settings, store: Store) -> Host:
         used=store.used_runtimes(),
         desired=store.desired(),
         image=lambda: (
-            given.policy.engine_images.get(device) or engine(EngineKind.VLLM).default_image(device)
+            given.policy.engine_images.get(device)
+            or known_engine(EngineKind.VLLM).default_image(device)
         ),
         docker=(lambda: _docker("")) if is_docker_in_sight() else None,
     )

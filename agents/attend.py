@@ -56,7 +56,7 @@ class Attendant:
         self._order = order
         self._name = name
         self._client = client
-        self._engine: Engine = ground.engine(order.spec.engine)
+        self._engine: Engine = ground.engine(order.spec)
         self._log = LogFollower()
         self.clock = StageClock(status.report.stage_seconds)
 

@@ -5,9 +5,10 @@ started. Called by `agents.carry`.
 """
 
 from agents import standing
+from agents.engines import custom_environment, environment
 from agents.engines.base import Place
 from agents.ground import Ground
-from agents.runtimes.base import Launch
+from agents.runtimes.base import Launch, Runtime
 from agents.stages import StageClock
 from agents.status import Status
 from agents.wire import EngineKind, ObservedPhase, ReplicaOrder, RuntimeKind
@@ -20,7 +21,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
     if something cannot be brought.
     """
     runtime = ground.sight.starter_of(order.spec.engine)
-    engine = ground.engine(order.spec.engine)
+    engine = ground.engine(order.spec)
     image = order.spec.image or ground.policy.engine_images.get(order.spec.device, "")
     image = image or engine.default_image(order.spec.device)
     standing.check(order, image, runtime.kind, ground.policy)
@@ -28,8 +29,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
     clock = StageClock()
     clock.begin("image" if runtime.kind is RuntimeKind.DOCKER else "engine", ground.monotonic())
     status.stage(clock.stage)
-    version = await runtime.prepare(order.spec.engine, order.spec.device, image, status.progress)
-    status.engine(version)
+    command = await _engine_here(order, ground, status, runtime, image)
     clock.begin("weights", ground.monotonic())
     status.stage(clock.stage)
     weights_dir = ground.run_root
@@ -48,7 +48,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
         adapter_dirs=tuple(adapters),
         draft_dir=draft_dir,
         run_dir=standing.make_run_dir(ground.run_root, order),
-        engine_command=_command(order, ground, runtime.kind),
+        engine_command=command,
         image=image,
     )
     try:
@@ -57,8 +57,19 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
         raise standing.Refused(f"the settings of {order.deployment!r}: {error}") from error
 
 
-def _command(order: ReplicaOrder, ground: Ground, runtime: RuntimeKind) -> tuple[str, ...]:
-    """Return how the engine is started; an image knows that by itself."""
-    if runtime is RuntimeKind.DOCKER:
+async def _engine_here(
+    order: ReplicaOrder, ground: Ground, status: Status, runtime: Runtime, image: str
+) -> tuple[str, ...]:
+    """Bring the engine; return how it is started, which an image knows by itself."""
+    declared = order.spec.custom
+    if declared is not None and runtime.kind is RuntimeKind.PROCESS:
+        programs = await custom_environment.ensure(
+            environment.default_root(), declared.requirements, status.progress
+        )
+        status.engine(declared.requirements[0].partition("==")[2])
+        return (str(programs),)
+    version = await runtime.prepare(order.spec.engine, order.spec.device, image, status.progress)
+    status.engine(version)
+    if runtime.kind is RuntimeKind.DOCKER:
         return ()
     return ground.engine_command(order.spec.engine, order.spec.device)

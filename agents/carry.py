@@ -93,7 +93,7 @@ class Hands:
         )
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
             attendant = Attendant(self._ground, self._status, order, instance.name, client)
-            self.live = Live(instance, self._ground.engine(order.spec.engine), client)
+            self.live = Live(instance, self._ground.engine(order.spec), client)
             try:
                 await attendant.follow(lambda: self._note(Move.READY, instance.generation))
             except GivenUp as end:

@@ -10,7 +10,7 @@ from agents.journal import Journal
 from agents.runtimes.base import OnProgress
 from agents.settings import Policy
 from agents.sight import Sight
-from agents.wire import EngineKind, WeightsRef
+from agents.wire import EngineKind, EngineSpec, WeightsRef
 
 
 class WeightsCache(Protocol):
@@ -34,7 +34,7 @@ class Ground:
     journal: Journal
     policy: Policy
     weights: WeightsCache
-    engine: Callable[[EngineKind], Engine]
+    engine: Callable[[EngineSpec], Engine]
     engine_command: Callable[[EngineKind, str], tuple[str, ...]]
     """Engine and device -> how the process runtime starts it; asked after `prepare`."""
     has_gpus: bool

@@ -59,7 +59,7 @@ class Scraper:
         replica_id = status.report.replica_id
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                answer = await live.client.get("/metrics")
+                answer = await live.client.get(live.engine.metrics_path)
                 await self._read_memory(status, live)
         except (httpx.HTTPError, TimeoutError, RuntimeFault) as error:
             log.debug("no numbers of replica %s this second: %s", replica_id, error)

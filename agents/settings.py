@@ -18,6 +18,8 @@ from agents.wire import RuntimeKind
 
 DEFAULT_IMAGES = ("vllm/vllm-openai", "hearth/")
 """Image repositories an agent starts when HEARTH_ALLOWED_IMAGES is not set."""
+DEFAULT_PACKAGES = ("bentoml",)
+"""Packages for custom engines when HEARTH_ALLOWED_PACKAGES is not set."""
 SOCKET_PATH_LIMIT_BYTES = 104
 """Longest Unix socket path that every system takes (Linux 107, macOS 103)."""
 REPLICA_ID_LIMIT = 40
@@ -41,6 +43,8 @@ class Policy:
     """Folders from which `path:` weights may be served."""
     engine_images: Mapping[str, str] = field(default_factory=dict)
     """Device -> image that this host uses where an order names none; always allowed."""
+    allowed_packages: tuple[str, ...] = DEFAULT_PACKAGES
+    """Packages that this host installs for custom engines, each in an environment of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +201,12 @@ def _policy(env: Mapping[str, str], data_dir: Path) -> Policy:
         for device in ("cpu", "cuda")
         if (image := env.get(f"HEARTH_ENGINE_IMAGE_{device.upper()}"))
     }
-    return Policy(images, (data_dir, *(Path(root) for root in roots)), engine_images)
+    return Policy(
+        allowed_images=images,
+        weights_roots=(data_dir, *(Path(root) for root in roots)),
+        engine_images=engine_images,
+        allowed_packages=_words(env.get("HEARTH_ALLOWED_PACKAGES", ""), ",") or DEFAULT_PACKAGES,
+    )
 
 
 def _words(text: str, separator: str) -> tuple[str, ...]:

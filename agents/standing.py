@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from agents import wire
+from agents.custom import CustomEngine, package_names
 from agents.runtimes.base import LABEL_DEPLOYMENT, LABEL_GENERATION, LABEL_HOST, LABEL_REPLICA
 from agents.settings import REPLICA_ID_LIMIT, Policy
 from agents.store import write_atomically
@@ -19,7 +20,7 @@ from agents.wire import EngineKind, ReplicaOrder, RuntimeKind, WeightsRef
 
 _ORDER = "order.json"
 _REPLICA_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{REPLICA_ID_LIMIT}}}")
-_SOURCES = ("wheel:", "hf:", "path:")
+_SOURCES = ("wheel:", "hf:", "path:", "bundled:")
 
 
 class Refused(Exception):
@@ -104,7 +105,9 @@ def check_image(image: str, policy: Policy) -> None:
 def check_weights(ref: WeightsRef, policy: Policy) -> None:
     """Raise Refused unless this host may serve `ref`: a known source, a folder it opened up."""
     if not ref.source.startswith(_SOURCES):
-        raise Refused(f"weights source {ref.source!r} is unknown: use wheel:, hf: or path:")
+        raise Refused(
+            f"weights source {ref.source!r} is unknown: use wheel:, hf:, path: or bundled:"
+        )
     if not ref.source.startswith("path:"):
         return
     folder = Path(ref.source.removeprefix("path:")).resolve()
@@ -115,9 +118,27 @@ def check_weights(ref: WeightsRef, policy: Policy) -> None:
         )
 
 
+def check_custom(engine: CustomEngine, runtime: RuntimeKind, policy: Policy) -> None:
+    """Raise Refused unless this host runs what `engine` declares: its packages, or its image."""
+    if runtime is RuntimeKind.DOCKER:
+        if not engine.image:
+            raise Refused("this engine has no image, and this host runs replicas in Docker")
+        return
+    if not engine.requirements:
+        raise Refused("this engine is an image, and this host runs replicas as processes")
+    for name in package_names(engine.requirements):
+        if name not in policy.allowed_packages:
+            raise Refused(
+                f"this host does not install {name!r} for an engine: add it to "
+                f"HEARTH_ALLOWED_PACKAGES (now {', '.join(policy.allowed_packages)})"
+            )
+
+
 def check(order: ReplicaOrder, image: str, runtime: RuntimeKind, policy: Policy) -> None:
     """Raise Refused unless this host may run `order`; `image` matters to Docker alone."""
     check_id(order.replica_id)
+    if order.spec.custom is not None:
+        check_custom(order.spec.custom, runtime, policy)
     if runtime is RuntimeKind.DOCKER and image != policy.engine_images.get(order.spec.device):
         check_image(image, policy)
     if order.spec.engine is not EngineKind.SIMULATOR:

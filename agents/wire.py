@@ -12,6 +12,7 @@ Times are seconds since the Unix epoch (`_at`) or durations (`_seconds`); sizes 
 from enum import StrEnum
 
 from agents.answers import Answers, AnswersBaseline
+from agents.custom import CustomEngine
 from agents.engine_memory import EngineMemory as EngineMemory
 from agents.engine_settings import EngineSettings as EngineSettings
 from agents.message import Message as Message
@@ -24,6 +25,7 @@ PROTOCOL_VERSION = 1
 class EngineKind(StrEnum):
     VLLM = "vllm"
     SIMULATOR = "simulator"
+    CUSTOM = "custom"
 
 
 class RuntimeKind(StrEnum):
@@ -35,6 +37,8 @@ class Task(StrEnum):
     CHAT = "chat"
     EMBED = "embed"
     RERANK = "rerank"
+    IMAGE = "image"
+    HTTP = "http"  # an API of its own
 
 
 class DesiredPhase(StrEnum):
@@ -202,6 +206,7 @@ class EngineSpec(Message, frozen=True, kw_only=True):
     draft: WeightsRef | None = None
     """Weights of the draft model of speculative decoding."""
     simulator: SimulatorSettings | None = None
+    custom: CustomEngine | None = None
     gpu_uuids: tuple[str, ...] = ()
     memory_bytes: int | None = None
     """Memory limit of the whole replica."""

@@ -14,7 +14,7 @@ from gateway.auth import allowed_models
 from gateway.call import ENDPOINTS
 from gateway.core import Core
 from gateway.errors import Refused, Shape
-from gateway.intake import take_in
+from gateway.intake import PLAIN_PREFIX, take_in, take_in_plain
 from gateway.metrics import exposition
 from gateway.request import Request
 from gateway.server import ClientConnection
@@ -67,6 +67,9 @@ class Gateway:
             elif endpoint is not None:
                 _need(request, b"POST")
                 take_in(self.core, client, request, endpoint, fields)
+            elif path.startswith(PLAIN_PREFIX):
+                _need(request, b"POST")
+                take_in_plain(self.core, client, request, path, fields)
             else:
                 self._answer_locally(client, request, path, fields)
         except Refused as refusal:

@@ -23,6 +23,7 @@ class Api(StrEnum):
     MESSAGES = "messages"
     VECTORS = "vectors"  # embeddings, rerank, score
     TOKENS = "tokens"  # tokenize
+    PLAIN = "plain"  # an API of the engine's own: nothing in it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class Endpoint:
     shape: Shape = Shape.OPENAI
     salted: bool = False
     """True if the engine takes `cache_salt` there."""
+    renames: bool = True
+    """True if the body names the model."""
 
 
 ENDPOINTS: dict[bytes, Endpoint] = {
@@ -47,6 +50,7 @@ ENDPOINTS: dict[bytes, Endpoint] = {
         Endpoint("/v1/score", Api.VECTORS),
         Endpoint("/v1/messages", Api.MESSAGES, Shape.ANTHROPIC),
         Endpoint("/v1/messages/count_tokens", Api.TOKENS, Shape.ANTHROPIC),
+        Endpoint("/v1/images/generations", Api.PLAIN),
         Endpoint("/tokenize", Api.TOKENS),
     )
 }
@@ -102,6 +106,25 @@ def parse(endpoint: Endpoint, body: bytes, *, most_choices: int) -> Call:
         session=fields.prompt_cache_key or "",
         cache_salt=fields.cache_salt or "",
         output_limit=fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens,
+    )
+
+
+def plain(model: str, path: str, body: bytes) -> Call:
+    """Return a call of an engine's own API: the body goes through as it is."""
+    return Call(
+        endpoint=Endpoint(path, Api.PLAIN, renames=False),
+        body=body,
+        model=model,
+        stream=False,
+        wants_usage=False,
+        wants_running_usage=False,
+        has_stream_options=False,
+        has_cache_salt=False,
+        prompt=b"",
+        prompt_bytes=len(body),
+        session="",
+        cache_salt="",
+        output_limit=None,
     )
 
 

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from gateway import errors
 from gateway.auth import check_model
-from gateway.call import Api, Call, Endpoint, Rewrite, parse, rewritten
+from gateway.call import Api, Call, Endpoint, Rewrite, parse, plain, rewritten
 from gateway.core import Core
 from gateway.errors import Problem, Refused
 from gateway.exchange import Exchange
@@ -22,6 +22,7 @@ from gateway.server import ClientConnection
 from gateway.wire import KeyRoute, ModelRoute
 
 _WITH_USAGE_CHUNK = (Api.CHAT, Api.COMPLETIONS)
+PLAIN_PREFIX = b"/apis/"
 _MOST_ID_BYTES = 64
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
 
@@ -33,13 +34,42 @@ def take_in(
 
     `fields` are header lines that every answer of this request carries.
     """
+    key = _known_key(core, request)
+    call = parse(endpoint, request.body, most_choices=core.settings.limits.choices)
+    check_model(key, call.model, core.fleet.names)
+    _begin(core, client, request, key, call, fields)
+
+
+def take_in_plain(
+    core: Core, client: ClientConnection, request: Request, path: bytes, fields: str
+) -> None:
+    """Start an exchange with an engine's own API, at `/apis/<model>/<path>`. Raises Refused.
+
+    Only the paths that the deployment declares are there; the model is not in the body.
+    """
+    key = _known_key(core, request)
+    model, _, rest = path.removeprefix(PLAIN_PREFIX).decode("latin-1").partition("/")
+    check_model(key, model, core.fleet.names)
+    declared = core.fleet.routes[model].paths
+    if f"/{rest}" not in declared:
+        there = f"it has {', '.join(declared)}" if declared else "it has none"
+        message = f"{model!r} has no path {f'/{rest}'!r} of its own: {there}."
+        raise Refused(errors.invalid(message, status=404))
+    _begin(core, client, request, key, plain(model, f"/{rest}", request.body), fields)
+
+
+def _known_key(core: Core, request: Request) -> KeyRoute:
     key = core.keys.find(request.headers, time.time())
     if core.is_draining:
         raise Refused(
             errors.busy("The gateway is stopping.", code="stopping", retry_after_seconds=1.0)
         )
-    call = parse(endpoint, request.body, most_choices=core.settings.limits.choices)
-    check_model(key, call.model, core.fleet.names)
+    return key
+
+
+def _begin(
+    core: Core, client: ClientConnection, request: Request, key: KeyRoute, call: Call, fields: str
+) -> None:
     if key.budget_exhausted:
         raise Refused(_no_budget(key, time.time()))
     deployment = core.fleet.names[call.model]
@@ -103,7 +133,7 @@ def _rewrite(route: ModelRoute, call: Call, key: KeyRoute) -> Rewrite:
     if key.tenant and call.endpoint.salted:
         salt = blake2b(_salt(key, call), digest_size=16).hexdigest()
     return Rewrite(
-        model=route.upstream_name,
+        model=route.upstream_name if call.endpoint.renames else "",
         add_usage=streams_usage and not call.wants_usage,
         running_usage=streams_usage and route.exact_usage and not call.wants_running_usage,
         cache_salt=salt,

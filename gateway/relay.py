@@ -81,7 +81,7 @@ class Plain:
             self._client.end()
             return ""
         content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if self._status < 300 and self._api is not Api.TOKENS:
+        if self._status < 300 and self._api not in (Api.TOKENS, Api.PLAIN):
             problem = self._read(content)
             if problem:
                 return problem

@@ -120,6 +120,8 @@ class ModelRoute(Message, frozen=True, kw_only=True):
     """Size of the engine's prefix-cache block."""
     prefill_tokens_per_second: float | None = None
     """Measured; None until known."""
+    paths: tuple[str, ...] = ()
+    """Plain HTTP paths of the engine that may be asked for at `/apis/<model><path>`."""
     context_tokens: int | None = None
     created_at: float = 0.0
     shares: tuple[Share, ...] = ()

@@ -61,6 +61,10 @@ class Engine(Protocol):
     def kind(self) -> EngineKind:
         """Return which engine this is."""
 
+    @property
+    def metrics_path(self) -> str:
+        """Return where it serves its numbers, for Prometheus."""
+
     def default_image(self, device: str) -> str:
         """Return the image for `device`; operators override it by HEARTH_ENGINE_IMAGE_<DEVICE>."""
 

@@ -44,6 +44,7 @@ class SimulatorEngine:
     """Describes how the simulator is run and reads what it says."""
 
     kind: EngineKind = EngineKind.SIMULATOR
+    metrics_path: str = vllm_api.METRICS_PATH
 
     def default_image(self, device: str) -> str:
         """Return "": no image holds the simulator."""

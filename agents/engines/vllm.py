@@ -40,6 +40,7 @@ class VllmEngine:
     """Describes how vLLM is run and reads what it says."""
 
     kind: EngineKind = EngineKind.VLLM
+    metrics_path: str = vllm_api.METRICS_PATH
     checks_support: bool = True
     """False lets methods pass that the device is known to fail at, to see them be caught."""
     cpu_features: frozenset[str] | None = field(default_factory=cpu_features)

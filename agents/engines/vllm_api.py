@@ -14,6 +14,7 @@ from agents.wire import ReplicaOrder, ReplicaSample, Task
 PROBE_SECONDS = 60.0
 """For the first token of a large model, which may still compile for it."""
 HEALTH_SECONDS = 5.0
+METRICS_PATH = "/metrics"
 PROBE_ID = "hearth-probe"
 """X-Request-Id of readiness probes: the simulator's faults do not count them."""
 
@@ -35,8 +36,11 @@ async def healthy(client: httpx.AsyncClient) -> bool:
 
 async def probe(client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
     """Return whether the server is healthy and answers one real token, vector or score."""
-    if not await healthy(client):
-        return False
+    return await healthy(client) and await answers(client, order)
+
+
+async def answers(client: httpx.AsyncClient, order: ReplicaOrder) -> bool:
+    """Return whether the server answers one real token, vector or score."""
     model, task = order.spec.served_names[0], order.spec.task
     status = await _post(client, _PATHS[task], _question(model, task))
     if status == httpx.codes.BAD_REQUEST and task is Task.CHAT:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 CHECK_INTERVAL_SECONDS = 0.2
 """How soon a change of `relay.json` is seen by the next request."""
@@ -22,7 +23,7 @@ POST_PATHS = frozenset(
         b"v1/chat/completions", b"v1/completions", b"v1/responses", b"v1/messages",
         b"v1/messages/count_tokens", b"v1/embeddings", b"v1/rerank", b"v2/rerank", b"rerank",
         b"v1/score", b"score", b"pooling", b"tokenize", b"detokenize",
-        b"v1/audio/transcriptions", b"v1/audio/translations",
+        b"v1/images/generations", b"v1/audio/transcriptions", b"v1/audio/translations",
     )
 )  # fmt: skip
 _ALLOWED = {b"GET": GET_PATHS, b"POST": POST_PATHS}
@@ -57,6 +58,8 @@ class Access:
     config: Path
     monotonic: Callable[[], float] = time.monotonic
     _routes: dict[bytes, str] = field(default_factory=dict)
+    _paths: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
+    """Paths of its own that a replica's order declares, POST only."""
     _keys: tuple[str, ...] = ()
     _stamp: tuple[int, int] = (0, 0)
     _checked_at: float = float("-inf")
@@ -71,7 +74,8 @@ class Access:
         if len(parts) != 4 or parts[:2] != [b"", b"r"]:
             return _NO_PATH
         inner = b"/" + parts[3]
-        if inner not in _ALLOWED.get(method, frozenset()):
+        is_own = method == b"POST" and inner in self._paths.get(parts[2], ())
+        if not is_own and inner not in _ALLOWED.get(method, frozenset()):
             return _NO_PATH
         address = self._routes.get(parts[2])
         if address is None:
@@ -100,10 +104,14 @@ class Access:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return  # the agent replaces the file as a whole; what is held goes on
 
-    def _take(self, config: dict[str, dict[str, str]]) -> None:
+    def _take(self, config: dict[str, Any]) -> None:
         routes = {
             replica.encode(): address.removeprefix("unix:")
             for replica, address in config["routes"].items()
+        }
+        self._paths = {
+            replica.encode(): frozenset(path.encode() for path in paths)
+            for replica, paths in config.get("paths", {}).items()
         }
         self._keys = tuple(config["keys"])
         self._routes = routes

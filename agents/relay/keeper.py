@@ -49,6 +49,7 @@ class RelayKeeper:
         self._plan = plan
         self._version = code_version()
         self._routes: dict[str, str] = {}
+        self._paths: dict[str, tuple[str, ...]] = {}
         self._keys: tuple[str, ...] = ()
         self._running: Running | None = None
         self.on_move: Callable[[], None] = lambda: None
@@ -66,10 +67,13 @@ class RelayKeeper:
         host = f"[{self._running.host}]" if ":" in self._running.host else self._running.host
         return f"{scheme}://{host}:{self._running.port}"
 
-    def set_routes(self, routes: dict[str, str]) -> None:
-        """Say which replica listens where: replica id -> `unix:/path`."""
-        if routes != self._routes:
-            self._routes = dict(routes)
+    def set_routes(
+        self, routes: dict[str, str], paths: dict[str, tuple[str, ...]] | None = None
+    ) -> None:
+        """Say which replica listens where: replica id -> `unix:/path`, and which paths of its own
+        a custom engine may be asked for."""
+        if (routes, paths or {}) != (self._routes, self._paths):
+            self._routes, self._paths = dict(routes), dict(paths or {})
             self._write_config()
 
     def set_keys(self, sha256: tuple[str, ...]) -> None:
@@ -144,11 +148,14 @@ class RelayKeeper:
         try:
             config = json.loads((self._plan.data_dir / CONFIG).read_bytes())
             self._routes, self._keys = dict(config["routes"]), tuple(config["keys"])
+            self._paths = {name: tuple(found) for name, found in config.get("paths", {}).items()}
         except (OSError, ValueError, KeyError):
-            self._routes, self._keys = {}, ()
+            self._routes, self._paths, self._keys = {}, {}, ()
 
     def _write_config(self) -> None:
-        config = {"routes": self._routes, "keys": self._keys}
+        config: dict[str, object] = {"routes": self._routes, "keys": self._keys}
+        if self._paths:
+            config["paths"] = self._paths
         write_atomically(self._plan.data_dir / CONFIG, json.dumps(config).encode())
 
 

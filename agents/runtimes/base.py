@@ -49,6 +49,8 @@ class Launch:
     run_dir: Path
     """0700 folder of this replica: socket, log, caches. Mounted read-write."""
     image: str = ""
+    entrypoint: tuple[str, ...] = ()
+    """In place of the image's own, for containers."""
     mounts: tuple[Mount, ...] = ()
     gpu_uuids: tuple[str, ...] = ()
     memory_bytes: int | None = None

@@ -40,6 +40,7 @@ def create_body(launch: Launch, setting: Setting) -> dict[str, Any]:
     """Return the JSON body that creates the container of `launch`."""
     return {
         "Image": launch.image,
+        **({"Entrypoint": list(launch.entrypoint)} if launch.entrypoint else {}),
         "Cmd": list(launch.argv),
         "Env": [f"{name}={value}" for name, value in sorted(launch.env.items())],
         "User": setting.user,

@@ -28,6 +28,8 @@ from agents.weights.fault import WeightsFault
 from agents.weights.sources import Sources, from_environment
 from agents.wire import Progress, WeightsRef
 
+BUNDLES = Path(__file__).parents[1] / "bundles"
+"""What comes with the agent: services small enough to be a part of it."""
 STAMP = ".hearth-weights.json"
 TELL_SECONDS = 0.25
 """Progress is told at most this often."""
@@ -80,6 +82,9 @@ class Weights:
         return 0 if folder is None else _tree_bytes(folder)
 
     def _present(self, ref: WeightsRef) -> Path | None:
+        if ref.source.startswith("bundled:"):
+            folder = BUNDLES / _checked(ref.source.removeprefix("bundled:"))
+            return folder if folder.is_dir() else None
         if ref.source.startswith("path:"):
             folder = Path(ref.source.removeprefix("path:"))
             return folder if folder.is_dir() else None
@@ -87,10 +92,9 @@ class Weights:
         return folder if _read_stamp(folder) == _stamp(ref) else None
 
     async def _ensure(self, ref: WeightsRef, tell: OnProgress) -> Path:
-        if ref.source.startswith("path:"):
-            raise WeightsFault(
-                "weights_missing", f"there is no folder {ref.source.removeprefix('path:')} here"
-            )
+        if ref.source.startswith(("path:", "bundled:")):
+            where = ref.source.removeprefix("path:")
+            raise WeightsFault("weights_missing", f"there is no folder {where} here")
         lock_path = self.cache_dir / "locks" / f"{_checked(ref.key)}.lock"
         try:
             async with locks.held(

@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from agents.custom import CustomEngine, faults
 from agents.wire import EngineSettings, Task
 
 type Text = Annotated[str, Meta(min_length=1, max_length=400)]
@@ -29,6 +30,7 @@ type Amount = Annotated[int, Meta(ge=0)]
 SOURCE_FORMS = re.compile(
     r"hf:[\w.-]+/[\w.-]+@[\w./-]+"
     r"|path:/\S+"
+    r"|bundled:[a-z0-9-]+"
     r"|wheel:[A-Za-z0-9][\w.-]*==[\w.!+-]+:[^\s:/][^\s:]*"
 )
 SOURCE_HELP = (
@@ -254,6 +256,8 @@ class Entry(Record, frozen=True, kw_only=True):
     """True if the hub asks for an accepted licence and a token."""
     tool_call_parser: Text | None = None
     reasoning_parser: Text | None = None
+    custom: CustomEngine | None = None
+    """How it is started and asked, if vLLM does not serve it."""
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
     recommended: tuple[VariantName, ...]
     """Names of all variants, the one to prefer where it fits first."""
@@ -269,6 +273,9 @@ class Entry(Record, frozen=True, kw_only=True):
             )
         if self.task is Task.EMBED and self.embedding_dim is None:
             raise ValueError("an `embed` model needs `embedding_dim`, the length of its vectors")
+
+        if self.custom is not None and (found := faults(self.custom)):
+            raise ValueError(f"`custom.{found[0][0]}`: {found[0][1]}")
 
     @property
     def ranked_variants(self) -> tuple[Variant, ...]:

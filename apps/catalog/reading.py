@@ -164,12 +164,33 @@ def _unknown_fields(
 
 _ENTRY = type_info(Entry)
 
+FREE_OF_SHAPE: dict[str, Any] = {
+    "context_tokens": 1,
+    "min_vllm": "0.0.0",
+    "parameters": {"total": 1, "active": 1},
+    "engine": {"max_model_len": 1},
+    "shape": dict.fromkeys(
+        (
+            "layers",
+            "hidden_size",
+            "attention_heads",
+            "kv_heads",
+            "head_dim",
+            "intermediate_size",
+            "vocab_size",
+        ),
+        1,
+    ),
+}
+"""What the fit asks of every entry; a custom engine has no answer to it and says its memory."""
+
 SHARED = {"shape": type_info(Shape), "engine": type_info(EngineSettings)}
 """Fields of a variant that an entry may give once for all its variants."""
 
 
 def _spread(raw: dict[str, Any]) -> dict[str, Any]:
     """Return `raw` with what an entry says once copied into each of its variants."""
+    raw = {**FREE_OF_SHAPE, **raw} if "custom" in raw else raw
     entry = {key: value for key, value in raw.items() if key not in SHARED}
     variants = raw.get("variants")
     if not isinstance(variants, list) or not all(isinstance(item, dict) for item in variants):

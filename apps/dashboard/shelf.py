@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from django.http import QueryDict
 
+from agents.custom import CustomEngine
 from apps.catalog import catalog
 from apps.catalog.entry import Entry, UnknownVariant
 from apps.catalog.fit import DoesNotFit, HostFit, HostRoom, Wish, choose_variant, fit, with_remedies
@@ -15,7 +16,13 @@ from apps.deployments.dry_run import HostAnswer, priced
 from apps.deployments.learning import starts_of
 from apps.deployments.room import fit_rooms
 
-TASK_WORDS = {"chat": "Chat", "embed": "Embeddings", "rerank": "Reranking"}
+TASK_WORDS = {
+    "chat": "Chat",
+    "embed": "Embeddings",
+    "rerank": "Reranking",
+    "image": "Images",
+    "http": "Own API",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +123,8 @@ def plan(entry: Entry, wish: Wish, rooms: Sequence[HostRoom] | None = None) -> P
     rooms = fit_rooms() if rooms is None else rooms
     if not rooms:
         return Plan(fits=False, line="No host has joined yet")
+    if entry.custom is not None:
+        return _of_own_engine(entry.custom, rooms)
     try:
         choice = choose_variant(entry, rooms, wish)
     except DoesNotFit as error:
@@ -144,7 +153,21 @@ def preview(entry: Entry, wish: Wish) -> Preview:
     """Return where `wish` would go now, what it costs there, and what would help elsewhere."""
     rooms, wish = fit_rooms(), replace(wish, learned=starts_of(entry.slug))
     plan_ = plan(entry, wish, rooms)
+    if entry.custom is not None:
+        return Preview(plan=plan_, hosts=())
     return Preview(plan=plan_, hosts=priced(with_remedies(entry, plan_.hosts, rooms, wish)))
+
+
+def _of_own_engine(engine: CustomEngine, rooms: Sequence[HostRoom]) -> Plan:
+    """Return where an engine has room that says its memory itself."""
+    needed = engine.memory_bytes
+    for room in rooms:
+        free = sum(gpu.free_bytes >= needed for gpu in room.gpus)
+        if free >= engine.gpus if engine.gpus else room.memory_available_bytes >= needed:
+            where = f"{engine.gpus} GPU" if engine.gpus else "CPU"
+            return Plan(fits=True, line=f"Fits {room.name} now · {where}")
+    what = f"{engine.gpus} GPU with " if engine.gpus else ""
+    return Plan(fits=False, line=f"Does not fit: it needs {what}{units.bytes_(needed)} free")
 
 
 def _yes(best: HostFit, hosts: int) -> str:

@@ -26,6 +26,7 @@ class Tab:
 
 TABS = (
     Tab("overview", "Overview", "deployment"),
+    Tab("settings", "Settings", "deployment-settings"),
     Tab("revisions", "Revisions", "deployment-revisions"),
     Tab("scaling", "Scaling", "deployment-scaling"),
     Tab("placement", "Placement", "deployment-placement"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.wire import EngineKind
 from apps.catalog.entry import Device
-from apps.catalog.fit import HostFit
+from apps.catalog.fit import HostFit, HostRoom
 from apps.deployments import differences, naming, queries, recipes, rollout_policy
 from apps.deployments.foretelling import Foretold, foretell
 from apps.deployments.models import Deployment
@@ -69,8 +69,8 @@ def plan(order: NewDeployment) -> Plan:
         naming.check(order.name)
     hoping = replace(order, placement=replace(order.placement, wait=True))
     recipe = recipes.cook(hoping)
-    simulated = recipe.spec.engine is EngineKind.SIMULATOR
-    hosts = priced(_simulated_fits(recipe) if simulated else recipes.fits(order))
+    by_fit = recipe.spec.engine is EngineKind.VLLM
+    hosts = priced(recipes.fits(order) if by_fit else _plain_fits(recipe))
     fitting = [host for host in hosts if host.fit.fits]
     wanted = 1 if order.scaling.min_replicas is None else order.scaling.min_replicas
     first = fitting[0].cost_per_hour_usd if fitting else None
@@ -100,19 +100,27 @@ def _next_name(catalog: str) -> str:
     return naming.free_name(catalog, alike.values_list("name", flat=True))
 
 
-def _simulated_fits(recipe: Recipe) -> tuple[HostFit, ...]:
-    """Return the answer of every host to a simulated replica, which loads no model."""
+def _plain_fits(recipe: Recipe) -> tuple[HostFit, ...]:
+    """Return the answer of every host to an engine that no fit is made for: its memory alone."""
+    needed, device = recipe.need["total_bytes"], Device(recipe.spec.device)
     return tuple(
         HostFit(
             host=room.name,
             variant=recipe.variant,
-            device=Device.CPU,
-            fits=True,
+            device=device,
+            fits=recipe.spec.engine is EngineKind.SIMULATOR or _has_room(room, recipe),
             reason=recipe.reason,
-            reserve_bytes=recipe.need["total_bytes"],
+            reserve_bytes=needed,
         )
         for room in fit_rooms()
     )
+
+
+def _has_room(room: HostRoom, recipe: Recipe) -> bool:
+    needed = recipe.need["total_bytes"]
+    if recipe.spec.device == Device.CPU:
+        return needed <= room.memory_available_bytes
+    return sum(gpu.free_bytes >= needed for gpu in room.gpus) >= recipe.need["gpus"]
 
 
 def priced(fits: tuple[HostFit, ...]) -> tuple[HostAnswer, ...]:

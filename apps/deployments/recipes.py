@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 from django.conf import settings as django_settings
 
+from agents.custom import CustomEngine
 from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSettings
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
@@ -68,6 +69,8 @@ def cook(order: NewDeployment, *, instead_of: UUID | None = None) -> Recipe:
     wanted, overrides = _split_engine(order.engine)
     if wanted is EngineKind.SIMULATOR:
         return _simulated(entry, order, overrides)
+    if entry.custom is not None:
+        return _declared(entry, entry.custom, order, overrides)
     return _served(entry, order, overrides, fit_rooms(without=instead_of))
 
 
@@ -301,6 +304,28 @@ def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) ->
         need={"total_bytes": order.resources.memory_bytes or SIMULATOR_BYTES, "gpus": 0},
         reason=f"{variant.name} is simulated: no model is loaded",
         inputs={"variant": variant.name, "engine": EngineKind.SIMULATOR.value},
+        placement=placement_json(order.placement),
+        resources=asdict(order.resources),
+        fit={"weights_key": spec.weights.key},
+    )
+
+
+def _declared(
+    entry: Entry, engine: CustomEngine, order: NewDeployment, overrides: dict[str, Any]
+) -> Recipe:
+    """Return a recipe for an engine that the entry declares itself, with its memory."""
+    for name in overrides:
+        message = f"is a setting of vLLM, and {entry.slug} has an engine of its own: leave it out"
+        raise _problem(400, "invalid", f"engine.{name}", message)
+    variant = _variant(entry, order.variant) if order.variant else entry.ranked_variants[0]
+    needed = order.resources.memory_bytes or engine.memory_bytes
+    spec = specs.declared(entry, engine, variant, memory_bytes=needed)
+    return Recipe(
+        variant=variant.name,
+        spec=spec,
+        need={"total_bytes": needed, "gpus": engine.gpus},
+        reason=f"{entry.name} has an engine of its own, with {needed} bytes as its entry says",
+        inputs={"variant": variant.name, "engine": EngineKind.CUSTOM.value},
         placement=placement_json(order.placement),
         resources=asdict(order.resources),
         fit={"weights_key": spec.weights.key},

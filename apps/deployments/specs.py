@@ -5,10 +5,11 @@ Pure: a recipe's parts in, a spec out. Called by `recipes`.
 
 import msgspec
 
-from agents.wire import Adapter, EngineSettings, EngineSpec, Task
-from apps.catalog.entry import Entry
+from agents.custom import CustomEngine
+from agents.wire import Adapter, EngineKind, EngineSettings, EngineSpec, Task
+from apps.catalog.entry import Device, Entry, Variant
 from apps.catalog.settings import SETTINGS
-from apps.catalog.weights import at_revision, ref_of
+from apps.catalog.weights import at_revision, ref_of, weights_refs
 from apps.lib.problems import Problem
 
 
@@ -29,6 +30,25 @@ def extended(spec: EngineSpec, entry: Entry) -> EngineSpec:
             for name, source in sorted(settings.lora_adapters.items())
         ),
         draft=None if model is None else ref_of(model),
+    )
+
+
+def declared(
+    entry: Entry, engine: CustomEngine, variant: Variant, *, memory_bytes: int
+) -> EngineSpec:
+    """Return the spec of an entry whose engine is its own."""
+    device = next(iter(variant.devices))
+    first, *others = weights_refs(variant)
+    return EngineSpec(
+        engine=EngineKind.CUSTOM,
+        device=device,
+        task=entry.task,
+        weights=msgspec.structs.replace(first, alternatives=tuple(others)),
+        served_names=(),
+        custom=engine,
+        image=engine.image,
+        memory_bytes=int(memory_bytes * 1.3) if device is Device.CPU else None,
+        max_in_flight=engine.max_in_flight,
     )
 
 

@@ -131,6 +131,7 @@ def _route(model: ServedModel, name: str, host_name: str) -> ModelRoute:
         wake=model.wake,
         upstream_name="" if name in known else spec.served_names[0],
         block_tokens=block_tokens(spec),
+        paths=spec.custom.paths if spec.custom is not None else (),
         context_tokens=spec.settings.max_model_len,
         created_at=model.created_at,
         shares=model.shares,

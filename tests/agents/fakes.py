@@ -162,6 +162,7 @@ class FakeEngine:
     """An engine whose probe is its health."""
 
     kind = EngineKind.VLLM
+    metrics_path = "/metrics"
 
     def default_image(self, device: str) -> str:
         return f"vllm/vllm-openai:{device}"

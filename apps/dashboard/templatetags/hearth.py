@@ -28,6 +28,27 @@ register.filter("usd", units.usd)
 register.filter("parameters", units.parameters)
 register.filter("tokens", units.tokens)
 
+
+@register.filter
+def code(text: str) -> SafeString:
+    """Return `text` with what stands in backticks as code, everything escaped."""
+    parts = text.split("`")
+    pieces = (
+        (format_html("<code>{}</code>" if n % 2 else "{}", part),) for n, part in enumerate(parts)
+    )
+    return format_html_join("", "{}", pieces)
+
+
+@register.filter
+def words_of(name: str) -> str:
+    """Return `kv_cache_dtype` as people read it: `KV cache dtype`."""
+    words = name.capitalize().split("_")
+    return " ".join(_SHORT.get(word.lower(), word) for word in words)
+
+
+_SHORT = {"kv": "KV", "lora": "LoRA", "loras": "LoRAs", "gpu": "GPU", "cpu": "CPU", "omp": "OMP"}
+
+
 _GLYPHS = {  # 12 px, one shape a state, so that colour is never the only signal
     "live": '<circle cx="6" cy="6" r="4" fill="currentColor"/>',
     "starting": '<circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.6"/>'

@@ -1,5 +1,6 @@
 """One deployment: how it starts, how it serves, what happened, and how to use it."""
 
+import json
 from dataclasses import asdict
 from datetime import timedelta
 
@@ -9,6 +10,8 @@ from django.views.decorators.http import require_safe
 
 from apps.dashboard import charts, detail, history, queries, rows, shell, tabs
 from apps.dashboard.answers import or_404
+from apps.dashboard.queries import Seen
+from apps.deployments.queries import target_revision
 from apps.lib import addresses, clock
 from apps.lib.problems import Problem
 from apps.telemetry import live
@@ -41,6 +44,7 @@ def show(request: HttpRequest, name: str) -> HttpResponse:
         "prices": detail.prices(seen),
         "events": queries.events(deployment=name, limit=12),
         "base": _base(request),
+        **_own_api(seen, _base(request)),
     }
     return shell.page(request, "deployment", context, title=name, live=f"deployment:{name}")
 
@@ -54,6 +58,18 @@ def log(request: HttpRequest, name: str) -> JsonResponse:
     except Problem as problem:
         return JsonResponse({"lines": [], "error": problem.detail}, status=problem.status)
     return JsonResponse(asdict(tail))
+
+
+def _own_api(seen: Seen, base: str) -> dict[str, str]:
+    """Return how an engine's own API is asked, for the snippet; nothing of vLLM's."""
+    declared = target_revision(seen.deployment).spec.get("custom") or {}
+    paths = declared.get("paths") or [""]
+    probe = declared.get("probe") or {}
+    return {
+        "own_base": base.removesuffix("/v1"),
+        "own_path": paths[0],
+        "own_body": json.dumps(probe.get("body", {})),
+    }
 
 
 def _base(request: HttpRequest) -> str:

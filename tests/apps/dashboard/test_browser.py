@@ -21,6 +21,7 @@ PAGES = [
     "/catalog/smollm2-135m-instruct/",
     "/deployments/",
     "/deployments/smol/",
+    "/deployments/smol/settings/",
     "/deployments/smol/scaling/",
     "/deployments/smol/placement/",
     "/deployments/qwen/",
