@@ -6,6 +6,8 @@ embedded one; these two are older and can less, which is what the tests want of 
 
 import contextlib
 import fcntl
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,13 +60,17 @@ def server(folder: Path) -> Iterator[str]:
 def _running(name: str, packages: tuple[str, ...], code: str, folder: Path) -> Iterator[str]:
     python = _environment(name, packages)
     address = f"127.0.0.1:{free_port()}"
-    process = subprocess.Popen([python, "-W", "ignore", "-c", code, str(folder), address])
+    process = subprocess.Popen(
+        [python, "-W", "ignore", "-c", code, str(folder), address], start_new_session=True
+    )
     try:
         wait_until(lambda: _listens(address, process), START_SECONDS, f"{name} to listen")
         yield f"http://{address}"
     finally:
         process.terminate()
         process.wait(30)
+        with contextlib.suppress(ProcessLookupError):  # the core runs in a child that stays
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _listens(address: str, process: "subprocess.Popen[bytes]") -> bool:
