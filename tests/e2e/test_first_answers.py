@@ -42,7 +42,9 @@ async def host(engine_environment, weights, tmp_path):
     made.runtime = ProcessRuntime(tmp_path / "processes", bring)
     made.weights = weights
     yield made
-    await made.close()
+    await made.kill()
+    for instance in await made.runtime.find():
+        await made.runtime.remove(await made.runtime.stop(instance, 3.0))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ async def outcome(host: AgentHost, weights: WeightsRef, **settings) -> ReplicaRe
     order = ReplicaOrder(
         replica_id="r1", deployment="d", generation=1, desired=DesiredPhase.RUNNING, spec=spec
     )
-    host.control_plane.orders = {"r1": order}
+    await host.control_plane.order(order)
     await host.start()
     seen = host.control_plane.replicas
     report = await _until(seen, "ready", "failed")
