@@ -77,7 +77,9 @@ def _bars(axis, values: dict[str, float], target: float | None) -> None:
     ours = ("hearth", "prefix")
     colours = [OURS if name.startswith(ours) else THEIRS for name in names]
     bars = axis.barh(names, [values[name] for name in names], color=colours, height=0.65)
-    axis.bar_label(bars, fmt=_short, padding=3)
+    for label in axis.bar_label(bars, fmt=_short, padding=3):
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+        label.set_zorder(5)
     axis.margins(x=0.15)
     if target is not None:
         axis.axvline(target, color=TARGET, linewidth=1.2, linestyle="--")
