@@ -58,6 +58,7 @@ class Parts:
     host: Host
     relay: RelayKeeper
     weights: WeightsCache
+    compile_root: Path
     engine: Callable[[EngineSpec], Engine]
     engine_command: Callable[[EngineKind, str], tuple[str, ...]]
     engine_versions: Callable[[], dict[str, str]]
@@ -163,6 +164,7 @@ class Agent:
                 self._parts.store.save_desired(reply)
             self._desired = accepted
             self._parts.relay.set_keys(reply.relay_key_sha256)
+            self._parts.relay.set_weights_keys(reply.weights_key_sha256)
             self._cache.obey(reply.cache_items, group)
         self._act(group)
 
@@ -228,6 +230,10 @@ class Agent:
             engine=parts.engine,
             engine_command=parts.engine_command,
             has_gpus=parts.host.has_gpus,
+            compile_root=parts.compile_root,
+            hardware=parts.host.hardware,
+            gpu_used_bytes=parts.host.gpu_used_bytes,
+            memory_available_bytes=parts.host.memory_available_bytes,
             relay_url=lambda: parts.relay.url,
             is_away=self._is_away,
             tell=self._tell,

@@ -22,6 +22,7 @@ from agents.runtimes.process import ProcessRuntime
 from agents.settings import Settings
 from agents.sight import Sight
 from agents.store import Identity, Store, make_run_root
+from agents.weights.download import THROTTLE
 from agents.weights.store import Weights
 from agents.wire import EngineKind, EngineSpec, RuntimeKind
 
@@ -101,6 +102,7 @@ def used_runtimes(given: Settings, store: Store) -> list[Runtime]:
 
 def parts(given: Settings, store: Store, link: Link, identity: Identity, host: Host) -> Parts:
     """Return what the agent is made of."""
+    THROTTLE.bytes_per_second = given.fetch_bytes_per_second
     return Parts(
         host_id=identity.host_id,
         run_root=make_run_root(given),
@@ -116,8 +118,10 @@ def parts(given: Settings, store: Store, link: Link, identity: Identity, host: H
                 listen=given.relay_listen,
                 public_url=given.relay_public_url,
                 certificate=given.relay_certificate,
+                weights_root=environment.cache_root() / "weights" / "ready",
             )
         ),
+        compile_root=given.compiled_dir or environment.cache_root() / "compiled",
         weights=Weights(environment.cache_root() / "weights"),
         engine=engine,
         engine_command=engine_command,

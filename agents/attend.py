@@ -1,22 +1,26 @@
 """Follow one running instance: read its start from the log, probe it, then watch its health.
 
-Used by `agents.supervise` for instances just started and for adopted ones alike. `follow` returns
-when the instance has ended and raises `GivenUp` when it must be ended; it never starts or stops
-anything itself.
+It also puts the instance to sleep and wakes it. Used by `agents.supervise` for instances just
+started and for adopted ones alike. `follow` returns when the instance has ended and raises
+`GivenUp` when it must be ended; it never starts or stops anything itself.
 """
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
 from agents import answers
 from agents.engines.base import Engine
 from agents.ground import Ground
+from agents.journal import Move
 from agents.runtimes.base import Instance, RuntimeFault
+from agents.sleeper import CannotSleep, SleepBroke, Sleeper, level_for
 from agents.stages import LogFollower, StageClock
 from agents.status import Status
-from agents.wire import ObservedPhase, ReplicaOrder
+from agents.wire import EngineKind, ObservedPhase, ReplicaOrder
 
 STEP_SECONDS = 0.25
 """Between looks at an engine that starts; adds at most this to the time to ready."""
@@ -36,6 +40,10 @@ UNHEALTHY_AFTER_SECONDS = 45.0
 one that hangs stays so."""
 
 
+DEEPEST_LEVEL = 2
+"""Assumed of an engine that was found asleep: reading the weights once too often does no harm."""
+
+
 class GivenUp(Exception):
     """The instance runs but will not serve (any more); `code` is a word of ReplicaReport.code."""
 
@@ -44,33 +52,122 @@ class GivenUp(Exception):
         self.code = code
 
 
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """What is followed, and how it is wanted."""
+
+    order: ReplicaOrder
+    """As the instance was started."""
+    name: str
+    """Of the instance."""
+    run_dir: Path
+    asleep: bool | None = None
+    """Put it to sleep, or wake it if it sleeps; None leaves it as it is."""
+
+
 class Attendant:
-    """Follows the instance called `name`, started by `order`, through `client`."""
+    """Follows one instance through `client`; `acting` is held while it is put to sleep."""
 
     def __init__(
-        self, ground: Ground, status: Status, order: ReplicaOrder, name: str,
-        client: httpx.AsyncClient,
+        self, ground: Ground, status: Status, charge: Charge, client: httpx.AsyncClient,
+        acting: asyncio.Lock,
     ) -> None:  # fmt: skip
         self._ground = ground
         self._status = status
-        self._order = order
-        self._name = name
+        self._order = charge.order
+        self._name = charge.name
+        self._charge = charge
         self._client = client
-        self._engine: Engine = ground.engine(order.spec)
+        self._acting = acting
+        self._engine: Engine = ground.engine(charge.order.spec)
         self._log = LogFollower()
+        self._token_seconds = 0.0
+        self._why_awake = ("", "")
+        """Code and reason of a sleep that saved nothing: it serves, and says so."""
         self.clock = StageClock(status.report.stage_seconds)
 
-    async def follow(self, on_ready: Callable[[], None]) -> None:
-        """Bring the instance to ready, call `on_ready`, watch it; return when it has ended.
+    async def follow(self, note: Callable[[Move], None]) -> None:
+        """Bring the instance to what is wanted, tell each move to `note`, watch it.
 
-        Raises GivenUp(`start_timeout` | `bad_answers` | `unhealthy`).
+        Returns when the instance has ended. Raises GivenUp(`start_timeout` | `bad_answers` |
+        `unhealthy` | `sleep_failed` | `wake_failed`).
         """
-        if self._status.phase is not ObservedPhase.READY:
-            if not await self._bring_up():
+        sleeper = self._sleeper()
+        if await sleeper.is_asleep():
+            if self._charge.asleep is False:
+                await self._wake(sleeper)
+                self._arrived(note)
+            else:
+                self._status.enter(ObservedPhase.ASLEEP, self._ground.now())
+        else:
+            if self._status.phase is not ObservedPhase.READY and not await self._bring_up():
                 return
-            self._status.enter(ObservedPhase.READY, self._ground.now())
-            on_ready()
+            if not (self._charge.asleep and await self._put_to_sleep(sleeper, note)):
+                self._arrived(note)
         await self._watch()
+
+    def _arrived(self, note: Callable[[Move], None]) -> None:
+        if self._status.phase is not ObservedPhase.READY:
+            self._status.enter(ObservedPhase.READY, self._ground.now())
+            note(Move.READY)
+        if self._why_awake[0]:
+            self._status.trouble(*self._why_awake)
+
+    # --- Sleep ------------------------------------------------------------------------------
+
+    def _sleeper(self) -> Sleeper:
+        return Sleeper(
+            order=self._order,
+            client=self._client,
+            run_dir=self._charge.run_dir,
+            held_bytes=self._held_bytes,
+            monotonic=self._ground.monotonic,
+        )
+
+    async def _held_bytes(self) -> int | None:
+        spec = self._order.spec
+        if spec.gpu_uuids and spec.engine is not EngineKind.SIMULATOR:
+            return self._ground.gpu_used_bytes(spec.gpu_uuids)
+        instance = self._running()
+        if instance is None:
+            return None
+        try:
+            return await self._ground.sight.runtime_of(instance).memory_bytes(instance)
+        except RuntimeFault:
+            return None
+
+    async def _put_to_sleep(self, sleeper: Sleeper, note: Callable[[Move], None]) -> bool:
+        """Return whether it sleeps; if not it is awake, and `_why_awake` says why."""
+        level = level_for(self._order, self._ground.memory_available_bytes())
+        try:
+            # Broken off in between, nobody would know whether it still serves.
+            async with self._acting:
+                nap = await sleeper.lie_down(level)
+        except CannotSleep as refusal:
+            self._why_awake = refusal.code, str(refusal)
+            return False
+        except SleepBroke as fault:
+            raise GivenUp(fault.code, str(fault)) from fault
+        self._status.rests(nap, self._ground.now())
+        note(Move.ASLEEP)
+        return True
+
+    async def _wake(self, sleeper: Sleeper) -> None:
+        """Wake it and hear one real token. Breaking off is harmless: it is asked anew."""
+        nap = self._status.report.nap
+        level = nap.level if nap is not None else DEEPEST_LEVEL
+        self._status.enter(ObservedPhase.STARTING, self._ground.now())
+        self.clock = StageClock()
+        self.clock.begin("wake", self._ground.monotonic())
+        self._status.stage(self.clock.stage)
+        try:
+            await sleeper.get_up(level)
+        except SleepBroke as fault:
+            raise GivenUp(fault.code, str(fault)) from fault
+        self.clock.end(self._ground.monotonic())
+        self._status.stages(dict(self.clock.seconds))
+
+    # --- Start ------------------------------------------------------------------------------
 
     async def _bring_up(self) -> bool:
         """Return True when the engine gave one real token, False when it ended before."""
@@ -100,10 +197,13 @@ class Attendant:
                 probing.cancel()
 
     async def _arrive(self, instance: Instance) -> bool:
+        """End the timeline: what the log told last, then the first token that was waited for."""
         await self._read_log(instance)
+        self.clock.end(self._ground.monotonic() - self._token_seconds)
+        token = {"first token": round(self._token_seconds, 3)}
         await self._check_answers()
         self.clock.end(self._ground.monotonic())
-        self._status.stages(dict(self.clock.seconds))
+        self._status.stages(dict(self.clock.seconds) | token)
         return True
 
     async def _check_answers(self) -> None:
@@ -165,7 +265,12 @@ class Attendant:
     async def _probe(self) -> bool:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                return await self._engine.probe(self._client, self._order)
+                if not await self._engine.healthy(self._client):
+                    return False
+                healthy_at = self._ground.monotonic()
+                answered = await self._engine.probe(self._client, self._order)
+                self._token_seconds = self._ground.monotonic() - healthy_at
+                return answered
         except (httpx.HTTPError, TimeoutError):
             return False  # not listening yet, or not answering yet
 
@@ -189,7 +294,8 @@ class Attendant:
         """The engine serves; what may still be wrong is that its runtime does not answer."""
         sight = self._ground.sight
         fault = sight.fault_of(sight.runtime_of(instance).kind)
-        self._status.trouble(fault.code if fault else "", str(fault or ""))
+        code, reason = (fault.code, str(fault)) if fault else self._why_awake
+        self._status.trouble(code, reason)
 
     def _doubt(self, failures: int, silent_seconds: float) -> None:
         if silent_seconds > UNHEALTHY_AFTER_SECONDS:

@@ -10,10 +10,19 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable
 
-from agents import standing
+from agents import pages, standing
 from agents.ground import Ground
 from agents.runtimes.base import RuntimeFault
-from agents.wire import CacheKind, CacheOrder, CacheReport, CacheState, EngineKind, Progress
+from agents.wire import (
+    CacheKind,
+    CacheOrder,
+    CacheReport,
+    CacheState,
+    EngineKind,
+    EngineSpec,
+    Progress,
+    WeightsRef,
+)
 
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 """Rests after an item that could not be brought."""
@@ -52,7 +61,7 @@ class Cache:
                 await self._carry_out(order)
                 return
             except (RuntimeFault, standing.Refused) as fault:
-                self._say(order, CacheState.FAILED, reason=str(fault))
+                self._say(_report(order, CacheState.FAILED, reason=str(fault)))
                 log.warning("cache item %s: %s", order.item_id, fault)
             await asyncio.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
 
@@ -60,24 +69,56 @@ class Cache:
         if order.desired is CacheState.ABSENT:
             await self._remove(order)
             return
-        self._say(order, CacheState.FETCHING)
+        self._say(_report(order, CacheState.FETCHING))
         if order.kind is CacheKind.WEIGHTS:
             await self._bring_weights(order)
         else:
             await self._bring_image(order)
-        self._say(order, CacheState.PRESENT, size_bytes=order.weights.bytes if order.weights else 0)
 
     async def _bring_weights(self, order: CacheOrder) -> None:
-        if order.weights is None:
+        """Bring the weights, read them once into the page cache, tell their checksum."""
+        ref, weights = order.weights, self._ground.weights
+        if ref is None:
             raise standing.Refused("the cache item names no weights")
-        standing.check_weights(order.weights, self._ground.policy)
-        await self._ground.weights.ensure(order.weights, self._progress(order))
+        standing.check_weights(ref, self._ground.policy)
+        was_here = weights.present(ref) is not None
+        began = self._ground.monotonic()
+        folder = await weights.ensure(ref, self._progress(order))
+        took = self._ground.monotonic() - began
+        await asyncio.to_thread(pages.bring, folder)
+        self._say(
+            CacheReport(
+                item_id=order.item_id,
+                state=CacheState.PRESENT,
+                bytes=await asyncio.to_thread(weights.size_bytes, ref),
+                sha256=await asyncio.to_thread(weights.tree_sha256, ref),
+                seconds=None if was_here else round(took, 3),
+                origin="" if was_here else _origin(ref),
+            )
+        )
 
     async def _bring_image(self, order: CacheOrder) -> None:
-        standing.check_image(order.image, self._ground.policy)
-        device = "cuda" if self._ground.has_gpus else "cpu"
+        """Pull the image (or install the engine, where replicas are processes)."""
+        device = order.device or ("cuda" if self._ground.has_gpus else "cpu")
+        policy = self._ground.policy
+        engine = self._ground.engine(_plain_spec(device))
+        image = order.image or policy.engine_images.get(device) or engine.default_image(device)
+        if order.image:
+            standing.check_image(order.image, policy)
         runtime = self._ground.sight.primary
-        await runtime.prepare(EngineKind.VLLM, device, order.image, self._progress(order))
+        brought = _Told(self._progress(order))
+        began = self._ground.monotonic()
+        await runtime.prepare(EngineKind.VLLM, device, image, brought)
+        took = round(self._ground.monotonic() - began, 3)
+        self._say(
+            CacheReport(
+                item_id=order.item_id,
+                state=CacheState.PRESENT,
+                bytes=await runtime.image_bytes(EngineKind.VLLM, device, image) or 0,
+                seconds=took if brought.anything else None,
+                origin=image if brought.anything else "",
+            )
+        )
 
     async def _remove(self, order: CacheOrder) -> None:
         if order.kind is CacheKind.IMAGE or order.weights is None:
@@ -85,18 +126,42 @@ class Cache:
         if order.weights.key in self._in_use():
             raise standing.Refused("these weights are in use by a replica of this host")
         await self._ground.weights.remove(order.weights.key)
-        self._say(order, CacheState.ABSENT)
+        self._say(_report(order, CacheState.ABSENT))
 
     def _progress(self, order: CacheOrder) -> Callable[[Progress], None]:
-        return lambda progress: self._say(order, CacheState.FETCHING, progress=progress)
+        return lambda progress: self._say(_report(order, CacheState.FETCHING, progress=progress))
 
-    def _say(
-        self, order: CacheOrder, state: CacheState, *,
-        progress: Progress | None = None, reason: str = "", size_bytes: int = 0,
-    ) -> None:  # fmt: skip
-        before = self._reports.get(order.item_id)
-        self._reports[order.item_id] = CacheReport(
-            item_id=order.item_id, state=state, progress=progress, reason=reason, bytes=size_bytes
-        )
-        if before is None or before.state is not state:
+    def _say(self, report: CacheReport) -> None:
+        before = self._reports.get(report.item_id)
+        self._reports[report.item_id] = report
+        if before is None or before.state is not report.state:
             self._ground.tell()
+
+
+class _Told:
+    """Passes progress on, and remembers whether anything had to be brought."""
+
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
+        self._tell = tell
+        self.anything = False
+
+    def __call__(self, progress: Progress) -> None:
+        self.anything = True
+        self._tell(progress)
+
+
+def _origin(ref: WeightsRef) -> str:
+    """Return where weights come from first: a peer that has them, else their source."""
+    return ref.peers[0].host if ref.peers else ref.source.partition(":")[0]
+
+
+def _report(
+    order: CacheOrder, state: CacheState, *, progress: Progress | None = None, reason: str = ""
+) -> CacheReport:
+    return CacheReport(item_id=order.item_id, state=state, progress=progress, reason=reason)
+
+
+def _plain_spec(device: str) -> EngineSpec:
+    """Return a spec that says no more than which engine, for what is the same for all of it."""
+    nothing = WeightsRef(key="", source="")
+    return EngineSpec(engine=EngineKind.VLLM, device=device, weights=nothing, served_names=())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import httpx
 
 from agents import bringing, standing
-from agents.attend import Attendant, GivenUp
+from agents.attend import Attendant, Charge, GivenUp
 from agents.converge import Attend, Conclude, Settle, Start, Stop
 from agents.engines.base import Engine
 from agents.ground import Ground
@@ -85,17 +85,20 @@ class Hands:
         if self._status.report.generation != instance.generation:
             self._status.begin(instance.generation, self._ground.now())
         self._say_where(instance)
-        await self._follow(instance, order)
+        await self._follow(
+            instance,
+            Charge(order=order, name=instance.name, run_dir=folder, asleep=step.asleep),
+        )
 
-    async def _follow(self, instance: Instance, order: ReplicaOrder) -> None:
+    async def _follow(self, instance: Instance, charge: Charge) -> None:
         transport = httpx.AsyncHTTPTransport(
             uds=self._address(instance).removeprefix("unix:"), verify=False
         )
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-            attendant = Attendant(self._ground, self._status, order, instance.name, client)
-            self.live = Live(instance, self._ground.engine(order.spec), client)
+            attendant = Attendant(self._ground, self._status, charge, client, self.acting)
+            self.live = Live(instance, self._ground.engine(charge.order.spec), client)
             try:
-                await attendant.follow(lambda: self._note(Move.READY, instance.generation))
+                await attendant.follow(lambda move: self._note(move, instance.generation))
             except GivenUp as end:
                 await self._give_up(instance, end)
             finally:

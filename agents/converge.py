@@ -74,6 +74,8 @@ class Attend:
 
     name: str
     """Of the instance; its changing fields are looked up, so that equal steps compare equal."""
+    asleep: bool | None = None
+    """Put it to sleep, or wake it if it sleeps; None leaves it as it is."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _run(order: ReplicaOrder, seen: Seen) -> Step:
         return _stop(others, order)
     current = _newest(seen.instances)
     if current is not None and current.running:
-        return Attend(current.name)
+        return Attend(current.name, asleep=order.desired is DesiredPhase.ASLEEP)
     past = seen.past
     if past is None or past.generation != order.generation:
         return Start(order) if current is None else Conclude(order.generation, current.name)
@@ -152,7 +154,7 @@ def _run(order: ReplicaOrder, seen: Seen) -> Step:
         return _start_again_or_wait(order, past, seen)
     if current is not None:
         return _after_an_end(order, past, current)
-    if past.move in (Move.STARTED, Move.READY):
+    if past.move in (Move.STARTED, Move.READY, Move.ASLEEP):
         return Conclude(order.generation)
     return Start(order)
 

@@ -22,6 +22,12 @@ class WeightsCache(Protocol):
     async def ensure(self, ref: WeightsRef, tell: OnProgress) -> Path:
         """Return the folder of `ref`, bringing it if need be. Raises RuntimeFault."""
 
+    def tree_sha256(self, ref: WeightsRef) -> str:
+        """Return the checksum over all files of `ref`, empty if they are not here. Blocks."""
+
+    def size_bytes(self, ref: WeightsRef) -> int:
+        """Return the bytes that the weights of `ref` hold on disk, 0 if they are not here."""
+
     async def remove(self, key: str) -> None:
         """Remove the weights of `key`; fine if there is nothing."""
 
@@ -38,6 +44,14 @@ class Ground:
     engine_command: Callable[[EngineKind, str], tuple[str, ...]]
     """Engine and device -> how the process runtime starts it; asked after `prepare`."""
     has_gpus: bool
+    compile_root: Path
+    """Where engines keep what they compiled; see `agents.compiled`."""
+    hardware: Callable[[tuple[str, ...]], str]
+    """The kind of these GPUs, or of the processor without any: what compiled code depends on."""
+    gpu_used_bytes: Callable[[tuple[str, ...]], int]
+    """Memory in use on these GPUs together, by UUID."""
+    memory_available_bytes: Callable[[], int]
+    """Main memory of the host that is free now."""
     relay_url: Callable[[], str]
     """Base address of the relay as gateways see it, empty while it is not up."""
     is_away: Callable[[], bool]

@@ -128,6 +128,21 @@ class Host:
     def has_gpus(self) -> bool:
         return bool(self._gpus.read())
 
+    def hardware(self, uuids: tuple[str, ...]) -> str:
+        """Return the kind of these GPUs and their driver, or of the processor without any."""
+        if not uuids:
+            return _cpu_model()
+        names = sorted(gpu.name for gpu in self._gpus.read() if gpu.uuid in uuids)
+        return ",".join([*names, self._gpus.driver_version])
+
+    def gpu_used_bytes(self, uuids: tuple[str, ...]) -> int:
+        """Return the memory in use on these GPUs together, by whomever."""
+        return sum(gpu.memory_used_bytes for gpu in self._gpus.read() if gpu.uuid in uuids)
+
+    def memory_available_bytes(self) -> int:
+        """Return the main memory that is free now."""
+        return int(psutil.virtual_memory().available)
+
     def inventory(self, engine_versions: dict[str, str], relay_url: str) -> Inventory:
         memory = psutil.virtual_memory()
         disk = psutil.disk_usage(str(self._data_dir))

@@ -22,6 +22,7 @@ class Move(StrEnum):
     STARTING = "starting"  # intent: the runtime may or may not have been called
     STARTED = "started"  # the runtime said that it runs
     READY = "ready"
+    ASLEEP = "asleep"  # the engine was put to sleep and the memory that came free was measured
     STOPPING = "stopping"  # intent
     STOPPED = "stopped"  # on order; final for this generation
     FAILED = "failed"  # final for this generation while the control plane is there

@@ -62,6 +62,10 @@ class Settings:
     relay_public_url: str = ""
     relay_certificate: tuple[Path, Path] | None = None
     """PEM files of the relay's certificate and its key."""
+    fetch_bytes_per_second: int = 0
+    """Cap on all that weights' downloads bring together; 0 is none."""
+    compiled_dir: Path | None = None
+    """Where engines keep what they compiled; None takes the cache of the user."""
     stop_process_replicas: bool = False
     """Stop the replicas of the process runtime when the agent is told to end."""
     policy: Policy = Policy()
@@ -103,6 +107,8 @@ def read(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
             "/"
         ),
         relay_certificate=_certificate(given.relay_tls_cert, given.relay_tls_key),
+        fetch_bytes_per_second=_bytes(env.get("HEARTH_FETCH_BYTES_PER_SECOND", "0")),
+        compiled_dir=Path(env["HEARTH_COMPILED_DIR"]) if env.get("HEARTH_COMPILED_DIR") else None,
         stop_process_replicas=given.stop_replicas == "process",
         policy=_policy(env, folder),
         log_level=_log_level(env.get("HEARTH_LOG_LEVEL", "INFO")),
@@ -129,6 +135,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--stop-replicas", choices=("none", "process"), default="none",
         help="what the agent stops when it is told to end (default: none)")  # fmt: skip
     return parser
+
+
+def _bytes(text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(
+            f"HEARTH_FETCH_BYTES_PER_SECOND is {text!r}: use a whole number, 0 for none"
+        )
+    return int(text)
 
 
 def _control_plane(url: str | None) -> str:

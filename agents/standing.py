@@ -20,7 +20,7 @@ from agents.wire import EngineKind, ReplicaOrder, RuntimeKind, WeightsRef
 
 _ORDER = "order.json"
 _REPLICA_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{REPLICA_ID_LIMIT}}}")
-_SOURCES = ("wheel:", "hf:", "path:", "bundled:")
+_SOURCES = ("wheel:", "hf:", "s3:", "path:", "bundled:")
 
 
 class Refused(Exception):
@@ -106,7 +106,7 @@ def check_weights(ref: WeightsRef, policy: Policy) -> None:
     """Raise Refused unless this host may serve `ref`: a known source, a folder it opened up."""
     if not ref.source.startswith(_SOURCES):
         raise Refused(
-            f"weights source {ref.source!r} is unknown: use wheel:, hf:, path: or bundled:"
+            f"weights source {ref.source!r} is unknown: use wheel:, hf:, s3:, path: or bundled:"
         )
     if not ref.source.startswith("path:"):
         return

@@ -11,7 +11,18 @@ import msgspec
 
 from agents.answers import Answers
 from agents.journal import Move, Past
-from agents.wire import Endpoint, EngineMemory, ObservedPhase, Progress, ReplicaReport, RuntimeKind
+from agents.wire import (
+    Endpoint,
+    EngineMemory,
+    Nap,
+    ObservedPhase,
+    Progress,
+    ReplicaReport,
+    Rung,
+    RuntimeKind,
+)
+
+_ARRIVED = (ObservedPhase.READY, ObservedPhase.ASLEEP)
 
 LINE_LIMIT_CHARACTERS = 2000
 """Longest log line in a report; the rest of a line is cut."""
@@ -26,6 +37,7 @@ class Status:
             replica_id=replica_id, generation=0, phase=ObservedPhase.PENDING, phase_at=now
         )
         self._tell = tell
+        self._began_at: float | None = None
 
     @property
     def phase(self) -> ObservedPhase:
@@ -33,6 +45,7 @@ class Status:
 
     def begin(self, generation: int, now: float, restarts: int = 0) -> None:
         """Start anew with `generation`: nothing of the one before it holds any more."""
+        self._began_at = now
         self._replace(
             ReplicaReport(
                 replica_id=self.report.replica_id,
@@ -47,6 +60,12 @@ class Status:
         """Move to `phase`; the trouble of the last one is over."""
         if phase is self.phase:
             return
+        if self.phase is ObservedPhase.ASLEEP:
+            self._began_at = now
+            self._change(rung=Rung.ASLEEP, start_seconds=None, stage_bytes={})
+        if phase in _ARRIVED and self._began_at is not None:
+            self._change(start_seconds=round(now - self._began_at, 3))
+            self._began_at = None
         self._change(
             phase=phase, phase_at=now, progress=None, reason="", code="",
             exit_code=None, log_tail=(),
@@ -64,6 +83,21 @@ class Status:
     def stages(self, seconds: dict[str, float]) -> None:
         if seconds != self.report.stage_seconds:
             self._change(stage_seconds=seconds)
+
+    def brought(self, stage: str, size_bytes: int) -> None:
+        """Say how many bytes a stage brought or read."""
+        if self.report.stage_bytes.get(stage) != size_bytes:
+            self._change(stage_bytes={**self.report.stage_bytes, stage: size_bytes})
+
+    def came_from(self, rung: Rung) -> None:
+        """Say what had to be done to start it."""
+        self._change(rung=rung)
+
+    def rests(self, nap: Nap, now: float) -> None:
+        """Say that it sleeps, and what stays held."""
+        self._change(nap=nap)
+        self.enter(ObservedPhase.ASLEEP, now)
+        self.memory(nap.residual_bytes)
 
     def runs(self, runtime: RuntimeKind, ref: str, address: str, relay_url: str) -> None:
         """Say where the instance runs and listens; `relay_url` is the relay's base address."""
@@ -152,6 +186,7 @@ _PHASE_AFTER = {
     Move.STARTING: ObservedPhase.PENDING,
     Move.STARTED: ObservedPhase.STARTING,
     Move.READY: ObservedPhase.READY,
+    Move.ASLEEP: ObservedPhase.ASLEEP,
     Move.STOPPING: ObservedPhase.PENDING,
     Move.STOPPED: ObservedPhase.STOPPED,
     Move.FAILED: ObservedPhase.FAILED,

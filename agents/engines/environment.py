@@ -87,6 +87,14 @@ class Environment:
         return self.path / "lib" / f"python{PYTHON_MINOR}" / "site-packages"
 
 
+def tree_bytes(folder: Path) -> int:
+    """Return the bytes of all files below `folder`. Blocks for seconds on a large one."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        total += sum(os.lstat(os.path.join(where, name)).st_size for name in names)
+    return total
+
+
 def default_root() -> Path:
     """Return where engine environments lie: HEARTH_ENGINE_DIR, or the user's cache."""
     if chosen := os.environ.get("HEARTH_ENGINE_DIR"):

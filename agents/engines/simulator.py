@@ -35,6 +35,8 @@ SHUTDOWN_MARGIN_SECONDS = 1.0
 """From the end of the simulator's own drain to SIGKILL."""
 DEFAULT_BLOCK_TOKENS = 16
 DEFAULT_BATCHED_TOKENS = 8192
+SLEEPER_BYTES = 64 << 20
+"""Held while awake by a simulator that may sleep and has no size of its own."""
 _LEAST_CACHE_TOKENS = 64
 _SOURCE_ROOT = str(Path(agents.__file__).parent.parent)
 
@@ -170,7 +172,7 @@ def _model_flags(order: ReplicaOrder, simulator: SimulatorSettings) -> Iterator[
         "--prefill-tokens-per-second": simulator.prefill_tokens_per_second,
         "--decode-seconds-per-token": simulator.decode_seconds_per_token,
         "--decode-slowdown-per-stream": simulator.decode_slowdown_per_stream,
-        "--memory-bytes": simulator.memory_bytes,
+        "--memory-bytes": _memory_bytes(order, simulator),
         "--seed": simulator.seed,
     }
     if settings.max_model_len is not None:
@@ -182,6 +184,11 @@ def _model_flags(order: ReplicaOrder, simulator: SimulatorSettings) -> Iterator[
         yield from (flag, str(value))
     if not settings.enable_prefix_caching:
         yield "--no-enable-prefix-caching"
+
+
+def _memory_bytes(order: ReplicaOrder, simulator: SimulatorSettings) -> int:
+    """Return the memory it holds while awake: one that is to sleep has something to give back."""
+    return simulator.memory_bytes or (SLEEPER_BYTES if order.spec.can_sleep else 0)
 
 
 def _environment(place: Place) -> dict[str, str]:

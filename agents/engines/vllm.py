@@ -16,7 +16,12 @@ from agents.answers import Answers
 from agents.engines import kv_events, vllm_answers, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
 from agents.engines.vllm_memory import read_memory
-from agents.runtimes.base import CONTAINER_RUN_DIR, CONTAINER_WEIGHTS_DIR, Launch
+from agents.runtimes.base import (
+    CONTAINER_CACHE_DIR,
+    CONTAINER_RUN_DIR,
+    CONTAINER_WEIGHTS_DIR,
+    Launch,
+)
 from agents.standing import instance_name, labels
 from agents.wire import EngineKind, EngineSpec, ReplicaOrder, ReplicaSample, RuntimeKind
 
@@ -72,8 +77,11 @@ class VllmEngine:
                 *vllm_flags.server_flags(order),
                 *vllm_flags.model_flags(spec, place),
                 *kv_events.flags(spec, folder),
+                *_sleep(spec),
             ),
-            env=_environment(spec, folder) | _key(place),
+            env=_environment(spec, folder, _cache(place, folder))
+            | _key(place)
+            | _dev_mode(spec, place),
             run_dir=place.run_dir,
             image=place.image,
             mounts=vllm_flags.mounts(place),
@@ -128,9 +136,26 @@ def _key(place: Place) -> dict[str, str]:
     return {"VLLM_API_KEY": place.api_key} if place.port is not None and place.api_key else {}
 
 
-def _environment(spec: EngineSpec, folder: str) -> dict[str, str]:
-    """Return the engine's variables. Caches are the replica's own: vLLM trusts what lies there."""
-    cache = f"{folder}/cache"
+def _sleep(spec: EngineSpec) -> tuple[str, ...]:
+    """Return the flag that lets it sleep; the CPU build refuses to start with it (measured)."""
+    return ("--enable-sleep-mode",) if spec.can_sleep and spec.device != "cpu" else ()
+
+
+def _dev_mode(spec: EngineSpec, place: Place) -> dict[str, str]:
+    """Return the variable that sleeping needs: on a socket only, it opens calls that run code."""
+    return {"VLLM_SERVER_DEV_MODE": "1"} if spec.can_sleep and place.port is None else {}
+
+
+def _cache(place: Place, folder: str) -> str:
+    """Return the engine's cache folder as it sees it. vLLM trusts what lies there: it is shared
+    with replicas of the same model and settings at most, and never with another user."""
+    if place.cache_dir is None:
+        return f"{folder}/cache"
+    return CONTAINER_CACHE_DIR if place.runtime is RuntimeKind.DOCKER else str(place.cache_dir)
+
+
+def _environment(spec: EngineSpec, folder: str, cache: str) -> dict[str, str]:
+    """Return the engine's variables."""
     environment = {
         "HOME": folder,
         "USER": "hearth",  # a user id without a name makes getpass.getuser() fail otherwise

@@ -12,7 +12,7 @@ from typing import Any
 from agents import engine_flags, engine_support
 from agents.engine_settings import SETTINGS, EngineSettings
 from agents.engines.base import Place
-from agents.runtimes.base import CONTAINER_WEIGHTS_DIR, Mount
+from agents.runtimes.base import CONTAINER_CACHE_DIR, CONTAINER_WEIGHTS_DIR, Mount
 from agents.setting import Form, Setting, plain
 from agents.wire import EngineSpec, ReplicaOrder, RuntimeKind, Task
 
@@ -192,10 +192,12 @@ def draft_folder(place: Place) -> str:
 
 
 def mounts(place: Place) -> tuple[Mount, ...]:
-    """Return the folders with weights that a container needs, all read-only."""
+    """Return the folders that a container needs: weights read-only, compiled code not."""
     found = [Mount(source=place.weights_dir, target=CONTAINER_WEIGHTS_DIR)]
     for number, folder in enumerate(place.adapter_dirs):
         found.append(Mount(source=folder, target=f"/adapters/{number}"))
     if place.draft_dir is not None:
         found.append(Mount(source=place.draft_dir, target="/draft"))
+    if place.cache_dir is not None:
+        found.append(Mount(source=place.cache_dir, target=CONTAINER_CACHE_DIR, read_only=False))
     return tuple(found)

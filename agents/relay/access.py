@@ -61,6 +61,9 @@ class Access:
     _paths: dict[bytes, frozenset[bytes]] = field(default_factory=dict)
     """Paths of its own that a replica's order declares, POST only."""
     _keys: tuple[str, ...] = ()
+    _weights_keys: tuple[str, ...] = ()
+    weights_root: str = ""
+    """Folder of the weights that may be lent; empty lends nothing."""
     _stamp: tuple[int, int] = (0, 0)
     _checked_at: float = float("-inf")
 
@@ -82,13 +85,13 @@ class Access:
             return _NO_REPLICA
         return Passage(address, inner + question + query)
 
+    def may_borrow(self, authorization: bytes) -> bool:
+        """Return whether another host with these words may copy weights from this one."""
+        self._refresh()
+        return bool(self.weights_root) and _fits(authorization, self._weights_keys)
+
     def _is_known(self, authorization: bytes) -> bool:
-        """Compare against every key, in the same time whichever fits."""
-        scheme, _, key = authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not key:
-            return False
-        digest = hashlib.sha256(key.strip()).hexdigest()
-        return any([hmac.compare_digest(digest, known) for known in self._keys])
+        return _fits(authorization, self._keys)
 
     def _refresh(self) -> None:
         now = self.monotonic()
@@ -114,4 +117,15 @@ class Access:
             for replica, paths in config.get("paths", {}).items()
         }
         self._keys = tuple(config["keys"])
+        self._weights_keys = tuple(config.get("weights_keys", ()))
+        self.weights_root = config.get("weights_root", "")
         self._routes = routes
+
+
+def _fits(authorization: bytes, keys: tuple[str, ...]) -> bool:
+    """Compare against every key, in the same time whichever fits."""
+    scheme, _, key = authorization.partition(b" ")
+    if scheme.lower() != b"bearer" or not key:
+        return False
+    digest = hashlib.sha256(key.strip()).hexdigest()
+    return any([hmac.compare_digest(digest, known) for known in keys])

@@ -9,10 +9,12 @@ When the gateway goes, the engine's connection is aborted, which ends the genera
 import asyncio
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import httptools
 
+from agents.relay import lending
 from agents.relay.access import Access, Refusal
 
 HEAD_LIMIT_BYTES = 64 * 1024
@@ -37,6 +39,7 @@ _REASONS = {
 _BAD_REQUEST = Refusal(400, "bad_request", "not an HTTP request that the relay passes on")
 _TOO_LARGE = Refusal(400, "bad_request", "the head of the request is larger than 64 KiB")
 _FULL = Refusal(503, "relay_busy", "the relay holds as many connections as it may")
+_NOT_LENT = Refusal(401, "invalid_weights_key", "weights are lent to hosts of this Hearth alone")
 _NO_ENGINE = Refusal(502, "engine_unreachable", "the replica's engine does not answer")
 
 
@@ -69,6 +72,8 @@ class Front(asyncio.Protocol):
         self._waiting: list[bytes] = []
         self._is_last = False
         self._timer: asyncio.TimerHandle | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
 
     # --- The gateway's bytes ----------------------------------------------------------------
 
@@ -104,10 +109,12 @@ class Front(asyncio.Protocol):
             self._back.abort()
 
     def pause_writing(self) -> None:
+        self._flowing.clear()
         if self._back is not None:
             self._back.pause_reading()
 
     def resume_writing(self) -> None:
+        self._flowing.set()
         if self._back is not None:
             self._back.resume_reading()
 
@@ -148,6 +155,10 @@ class Front(asyncio.Protocol):
         if request.target == b"/healthz" and method == b"GET":
             self._answer(200, b"OK", self._health)
             return
+        if request.target.startswith(b"/w/"):
+            work = self._lend(method, request)
+            self._dialling = asyncio.get_running_loop().create_task(work)
+            return
         passage = self._access.decide(method, request.target, request.authorization)
         if isinstance(passage, Refusal):
             self._refuse(passage)
@@ -172,6 +183,35 @@ class Front(asyncio.Protocol):
             self._send(b"0\r\n\r\n")
         if self._back is None and self._dialling is None:
             self._next_request()
+
+    # --- Weights for other hosts ---------------------------------------------------------------
+
+    async def _lend(self, method: bytes, request: Request) -> None:
+        """Answer a host that copies weights, as fast as it takes them."""
+        if method != b"GET" or not self._access.may_borrow(request.authorization):
+            self._dialling = None
+            self._refuse(_NOT_LENT)
+            return
+        wanted = dict(request.headers).get(b"range", b"")
+        root = Path(self._access.weights_root)
+        loan = await asyncio.to_thread(lending.find, root, request.target, wanted)
+        if isinstance(loan, Refusal):
+            self._dialling = None
+            self._refuse(loan)
+            return
+        self._transport.write(loan.head() + loan.body)
+        if loan.path is not None:
+            await self._send_file(loan.path, loan.offset)
+        request.is_read = True
+        self._dialling = None
+        self._next_request()
+
+    async def _send_file(self, path: Path, offset: int) -> None:
+        with path.open("rb") as file:
+            file.seek(offset)
+            while chunk := await asyncio.to_thread(file.read, lending.CHUNK_BYTES):
+                await self._flowing.wait()
+                self._transport.write(chunk)
 
     # --- The engine's side ------------------------------------------------------------------
 

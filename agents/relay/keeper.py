@@ -40,6 +40,8 @@ class RelayPlan:
     listen: tuple[str, int] = ("127.0.0.1", 0)
     public_url: str = ""
     certificate: tuple[Path, Path] | None = None
+    weights_root: Path | None = None
+    """Folder of whole weights that other hosts may copy; None lends nothing."""
 
 
 class RelayKeeper:
@@ -51,6 +53,7 @@ class RelayKeeper:
         self._routes: dict[str, str] = {}
         self._paths: dict[str, tuple[str, ...]] = {}
         self._keys: tuple[str, ...] = ()
+        self._weights_keys: tuple[str, ...] = ()
         self._running: Running | None = None
         self.on_move: Callable[[], None] = lambda: None
         """Called when `url` has changed."""
@@ -80,6 +83,12 @@ class RelayKeeper:
         """Say whose keys the relay takes, as hex SHA-256 digests."""
         if sha256 != self._keys:
             self._keys = sha256
+            self._write_config()
+
+    def set_weights_keys(self, sha256: tuple[str, ...]) -> None:
+        """Say which keys of other hosts may copy weights, as hex SHA-256 digests."""
+        if sha256 != self._weights_keys:
+            self._weights_keys = sha256
             self._write_config()
 
     async def run(self) -> None:
@@ -153,7 +162,12 @@ class RelayKeeper:
             self._routes, self._paths, self._keys = {}, {}, ()
 
     def _write_config(self) -> None:
-        config: dict[str, object] = {"routes": self._routes, "keys": self._keys}
+        config: dict[str, object] = {
+            "routes": self._routes,
+            "keys": self._keys,
+            "weights_keys": self._weights_keys,
+            "weights_root": str(self._plan.weights_root or ""),
+        }
         if self._paths:
             config["paths"] = self._paths
         write_atomically(self._plan.data_dir / CONFIG, json.dumps(config).encode())

@@ -22,6 +22,8 @@ CONTAINER_RUN_DIR = "/run/hearth"
 """Where a container sees `Launch.run_dir`."""
 CONTAINER_WEIGHTS_DIR = "/weights"
 """Where a container sees the unpacked weights; a mount of the launch."""
+CONTAINER_CACHE_DIR = "/var/cache/hearth"
+"""Where a container sees what engines like it compiled."""
 
 type OnProgress = Callable[[Progress], None]
 
@@ -104,6 +106,9 @@ class Runtime(Protocol):
         Idempotent and resumable. Raises RuntimeFault(`image_missing` | `engine_install` |
         `docker_down` | `disk_full`).
         """
+
+    async def image_bytes(self, engine: EngineKind, device: str, image: str) -> int | None:
+        """Return the size on disk of the image, or of the engine's environment."""
 
     async def start(self, launch: Launch) -> Instance:
         """Start `launch`, or return the instance of that name that already runs."""

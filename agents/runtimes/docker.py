@@ -23,7 +23,7 @@ import docker
 from docker.errors import APIError, DockerException, NotFound
 from docker.utils import parse_repository_tag
 
-from agents.engines.environment import ensure_environment, present_environment
+from agents.engines.environment import ensure_environment, present_environment, tree_bytes
 from agents.runtimes import cgroups
 from agents.runtimes.base import LABEL_HOST, Instance, Launch, Mount, OnProgress, RuntimeFault
 from agents.runtimes.container import GPU_ULIMITS, UNPRIVILEGED, Setting, create_body
@@ -93,6 +93,17 @@ class DockerRuntime:
             return (await ensure_environment(self.engines_root, device, tell)).version
         return _version(image, _labels(details))
 
+    async def image_bytes(self, engine: EngineKind, device: str, image: str) -> int | None:
+        """Return the size of `image` on this host, with the engine environment it expects."""
+        details = await self._call(partial(_image, image=image))
+        if details is None:
+            return None
+        beside = 0
+        if _labels(details).get(LABEL_ENGINE_ENVIRONMENT):
+            environment = present_environment(self.engines_root, device)
+            beside = await asyncio.to_thread(tree_bytes, environment.path) if environment else 0
+        return int(details["Size"]) + beside
+
     async def start(self, launch: Launch) -> Instance:
         """Start `launch`, or return the container of that name that already runs.
 
@@ -107,7 +118,9 @@ class DockerRuntime:
                 await self._call(partial(_remove, name=launch.name))
             details = await self._call(partial(_image, image=launch.image))
             setting = self._setting(launch, details, await self._call(lambda api: api.info()))
-            await asyncio.to_thread(_make_ready, launch.run_dir, setting.user)
+            own = [launch.run_dir, *(m.source for m in launch.mounts if not m.read_only)]
+            for folder in own:
+                await asyncio.to_thread(_make_ready, folder, setting.user)
             return await self._create_and_start(launch, setting)
 
     async def find(self) -> list[Instance]:
@@ -332,12 +345,12 @@ def _user(info: Details) -> str:
     return f"{os.geteuid()}:{os.getegid()}"
 
 
-def _make_ready(run_dir: Path, user: str) -> None:
-    """Give the run folder to the engine's user, so that it can make its socket there."""
-    clear_sockets(run_dir)
+def _make_ready(folder: Path, user: str) -> None:
+    """Give a folder to the engine's user, so that it can make its socket or its caches there."""
+    clear_sockets(folder)
     if os.geteuid() == 0:
         uid, gid = (int(part) for part in user.split(":"))
-        os.chown(run_dir, uid, gid)
+        os.chown(folder, uid, gid)
 
 
 def _labels(details: Details) -> dict[str, str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import commands
+from agents.engines.environment import default_root, present_environment, tree_bytes
 from agents.runtimes import cgroups, procfs
 from agents.runtimes.base import Instance, Launch, OnProgress, RuntimeFault
 from agents.runtimes.run_dir import clear_sockets
@@ -63,6 +64,13 @@ class ProcessRuntime:
     async def prepare(self, engine: EngineKind, device: str, image: str, tell: OnProgress) -> str:
         """Bring the engine's own environment; return its version. `image` means nothing here."""
         return await self.bring(engine, device, tell)
+
+    async def image_bytes(self, engine: EngineKind, device: str, image: str) -> int | None:
+        """Return the size of the engine's environment, None for one that has none."""
+        environment = present_environment(default_root(), device)
+        if engine is EngineKind.SIMULATOR or environment is None:
+            return None
+        return await asyncio.to_thread(tree_bytes, environment.path)
 
     async def start(self, launch: Launch) -> Instance:
         """Start `launch`, or return the instance of that name that already runs.

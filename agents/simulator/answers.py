@@ -70,6 +70,10 @@ class Author:
             for _ in range(_SENTENCES)
         ]
 
+    def garble(self) -> None:
+        """Write nonsense from now on, as a model whose weights were lost does."""
+        self._sentences = [sentence[::-1] for sentence in self._sentences]
+
     def write(self, prompt: bytes, length: Length, variation: int = 0) -> Answer:
         """Return the answer to `prompt`; `variation` tells the choices of one request apart."""
         mark = zlib.crc32(prompt, (self._seed + variation) & 0xFFFFFFFF)

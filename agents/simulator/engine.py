@@ -119,12 +119,12 @@ class SimulatedEngine:
             listener.on_token(run)
         self._tell_drained()
 
-    def sleep(self, level: SleepLevel) -> None:
-        """Freeze and give up memory as `level` says."""
+    def sleep(self, level: SleepLevel, *, keeps_memory: bool = False) -> None:
+        """Freeze and give up memory as `level` says, or only say so if it `keeps_memory`."""
         self.pause()
         self.level = level
         self.meters.sleep_state = ("awake", "weights_offloaded", "discard_all")[level]
-        if level is not SleepLevel.PAUSED:
+        if level is not SleepLevel.PAUSED and not keeps_memory:
             self._ballast.drop()
 
     def wake(self) -> None:

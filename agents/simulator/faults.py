@@ -17,6 +17,11 @@ class FaultKind(StrEnum):
     CUT_AFTER_REQUESTS = "cut_after_requests"  # one stream ends without [DONE]; the rest goes on
     HANG_AFTER_REQUESTS = "hang_after_requests"  # accepts requests, gives no token
     ERROR_AFTER_REQUESTS = "error_after_requests"  # answers 500
+    SLEEP_KEEPS_MEMORY = "sleep_keeps_memory"  # says that it sleeps and frees nothing
+    SLEEP_FAILS = "sleep_fails"  # answers 500 and stays awake
+    WAKE_FAILS = "wake_fails"  # answers 500 and sleeps on
+    WAKE_HANGS = "wake_hangs"  # never answers
+    WAKE_GARBLES = "wake_garbles"  # wakes and answers nonsense
 
 
 _COUNTED = {kind for kind in FaultKind if kind.endswith("_after_requests")}
@@ -45,7 +50,7 @@ def parse_fault(text: str) -> Fault:
         raise ValueError(f"fault {word!r} needs a number of requests, as in {word}:3")
     if colon and not number.isdecimal():
         raise ValueError(f"the number of fault {text!r} is not a whole number")
-    if colon and kind in {FaultKind.NONE, FaultKind.HANG_AT_START}:
+    if colon and kind not in _COUNTED and kind is not FaultKind.EXIT_AT_START:
         raise ValueError(f"fault {word!r} takes no number")
     default = 1 if kind is FaultKind.EXIT_AT_START else 0
     return Fault(kind, int(number) if colon else default)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from agents.simulator.engine import SleepLevel
 from agents.simulator.errors import ApiError
+from agents.simulator.faults import FaultKind
 from agents.simulator.http1 import Exchange
 from agents.simulator.replica import Replica
 
@@ -32,6 +33,7 @@ def dev_routes(replica: Replica) -> Routes:
         "/resume": {"POST": sleeper.resume},
         "/is_paused": {"GET": sleeper.is_paused},
         "/reset_prefix_cache": {"POST": sleeper.reset_prefix_cache},
+        "/collective_rpc": {"POST": sleeper.collective_rpc},
     }
 
 
@@ -41,12 +43,16 @@ class _Sleeper:
         self._engine = replica.engine
         self._wanted_tags = set(_TAGS)
         self._is_waking = False
+        self._fault = replica.options.fault.kind
 
     def sleep(self, exchange: Exchange) -> None:
         level = _level(exchange.query.get("level", "1"))
+        if self._fault is FaultKind.SLEEP_FAILS:
+            raise ApiError(500, "sleep failed (simulated fault)")
 
         def done() -> None:
-            self._engine.sleep(level)
+            keeps = self._fault is FaultKind.SLEEP_KEEPS_MEMORY
+            self._engine.sleep(level, keeps_memory=keeps)
             self._wanted_tags = set(_TAGS)
             _send(exchange, {"status": "sleeping"})
 
@@ -63,6 +69,10 @@ class _Sleeper:
         tags = set(filter(None, exchange.query.get("tags", "").split(","))) or _TAGS
         if not tags <= _TAGS:
             raise ApiError(400, f"tags must be among {sorted(_TAGS)}", param="tags")
+        if self._fault is FaultKind.WAKE_FAILS:
+            raise ApiError(500, "wake-up failed (simulated fault)")
+        if self._fault is FaultKind.WAKE_HANGS:
+            return
         self._wanted_tags -= tags
         if self._engine.level is None or self._wanted_tags or self._is_waking:
             _send(exchange, {"status": self._status()})
@@ -88,8 +98,14 @@ class _Sleeper:
         self._engine.core.pool.forget()
         exchange.send(200, b"")
 
+    def collective_rpc(self, exchange: Exchange) -> None:
+        """Take `reload_weights`, which level 2 needs; the simulator read them when it woke."""
+        _send(exchange, {"results": [None]})
+
     def _awake(self, exchange: Exchange) -> None:
         self._is_waking = False
+        if self._fault is FaultKind.WAKE_GARBLES:
+            self._replica.author.garble()
         self._engine.wake()
         _send(exchange, {"status": self._status()})
 

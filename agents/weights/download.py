@@ -9,6 +9,7 @@ import asyncio
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,27 @@ type OnBytes = Callable[[int, int], None]
 """Called with the bytes that are on disk, and the bytes of the whole, 0 if unknown."""
 
 
+class Throttle:
+    """A cap on what all downloads of this agent bring together; 0 is none."""
+
+    def __init__(self) -> None:
+        self.bytes_per_second = 0
+        self._free_at = 0.0
+
+    async def take(self, count: int) -> None:
+        """Wait until `count` bytes more are within the cap."""
+        if self.bytes_per_second <= 0:
+            return
+        now = time.monotonic()
+        self._free_at = max(self._free_at, now) + count / self.bytes_per_second
+        if self._free_at > now:
+            await asyncio.sleep(self._free_at - now)
+
+
+THROTTLE = Throttle()
+"""Set once, from the agent's settings."""
+
+
 class Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
@@ -41,7 +63,11 @@ class RemoteFile:
     sha256: str = ""
     git_oid: str = ""
     """SHA-1 of the git blob: what hubs give for small files."""
+    md5: str = ""
+    """What object stores give as the tag of a file that was uploaded whole."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    sign: Callable[[str], Mapping[str, str]] | None = None
+    """Makes the headers of each attempt anew: signatures run out."""
 
     @property
     def shown(self) -> str:
@@ -80,6 +106,11 @@ async def download(
     await asyncio.to_thread(_check, file, partial)
 
 
+def after(before: int, total: int, on_bytes: OnBytes) -> OnBytes:
+    """Return what one of several files tells when `before` bytes of `total` came before it."""
+    return lambda done, _: on_bytes(before + done, total)
+
+
 def storage_fault(fault: OSError, path: Path) -> WeightsFault:
     """Return `fault` in the agent's words: a full disk, or a folder that cannot be written."""
     if fault.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -98,7 +129,8 @@ async def _attempt(
         return
     if file.size_bytes and have > file.size_bytes:
         have = 0  # not a part of this file: written anew
-    headers = dict(file.headers) | ({"Range": f"bytes={have}-"} if have else {})
+    own = file.sign(file.url) if file.sign is not None else {}
+    headers = dict(file.headers) | dict(own) | ({"Range": f"bytes={have}-"} if have else {})
     # Compressed transfer would make byte offsets of the partial file meaningless.
     headers["Accept-Encoding"] = "identity"
     async with client.stream("GET", file.url, headers=headers) as reply:
@@ -132,6 +164,7 @@ async def _write(
             out.write(chunk)
             offset += len(chunk)
             on_offset(offset)
+            await THROTTLE.take(len(chunk))
 
 
 def _check(file: RemoteFile, partial: Path) -> None:
@@ -142,6 +175,9 @@ def _check(file: RemoteFile, partial: Path) -> None:
         wrong = f"has {size} bytes, not {file.size_bytes}"
     elif file.sha256:
         wrong = _mismatch(_digest(partial, hashlib.sha256()), file.sha256, "SHA-256")
+    elif file.md5:
+        digest = hashlib.md5(usedforsecurity=False)
+        wrong = _mismatch(_digest(partial, digest), file.md5, "MD5")
     elif file.git_oid:
         blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
         wrong = _mismatch(_digest(partial, blob), file.git_oid, "git object id")

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from agents.weights.download import OnBytes, RemoteFile, download, storage_fault
+from agents.weights.download import OnBytes, RemoteFile, after, download, storage_fault
 from agents.weights.fault import WeightsFault
 
 KEPT_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".tiktoken")
@@ -69,14 +69,9 @@ async def fetch(hub: Hub, source: HubSource, work: Path, *, on_bytes: OnBytes) -
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
             raise storage_fault(fault, target) from fault
-        await _bring(hub.client, file, target, _after(before, total, on_bytes))
+        await _bring(hub.client, file, target, after(before, total, on_bytes))
         before += file.size_bytes
     return out
-
-
-def _after(before: int, total: int, on_bytes: OnBytes) -> OnBytes:
-    """Return what a file tells when `before` bytes of `total` came before it."""
-    return lambda done, _: on_bytes(before + done, total)
 
 
 async def _bring(

@@ -9,6 +9,7 @@ A folder gets under `ready` by one rename, after its stamp was written: what is 
 
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -21,8 +22,9 @@ import msgspec
 
 from agents import locks
 from agents.engines.environment import default_root, ensure_environment
+from agents.relay.lending import STAMP
 from agents.runtimes.base import OnProgress
-from agents.weights import gguf, hub, wheel
+from agents.weights import gguf, hub, peer, s3, tree, wheel
 from agents.weights.download import OnBytes, storage_fault
 from agents.weights.fault import WeightsFault
 from agents.weights.sources import Sources, from_environment
@@ -30,7 +32,8 @@ from agents.wire import Progress, WeightsRef
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 """What comes with the agent: services small enough to be a part of it."""
-STAMP = ".hearth-weights.json"
+log = logging.getLogger("hearth.agent")
+
 TELL_SECONDS = 0.25
 """Progress is told at most this often."""
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -76,6 +79,15 @@ class Weights:
         async with locks.held(self.cache_dir / "locks" / f"{_checked(key)}.lock"):
             await asyncio.to_thread(self._remove, key)
 
+    def tree_sha256(self, ref: WeightsRef) -> str:
+        """Return the checksum over all files of `ref`, empty if they are not here. Blocks."""
+        folder = self.present(ref)
+        return (
+            ""
+            if folder is None or ref.source.startswith(("path:", "bundled:"))
+            else tree.checksum(folder)
+        )
+
     def size_bytes(self, ref: WeightsRef) -> int:
         """Return the bytes that the weights of `ref` hold on disk, 0 if they are not here."""
         folder = self.present(ref)
@@ -107,12 +119,27 @@ class Weights:
     async def _bring(self, ref: WeightsRef, tell: OnProgress, lock: int) -> Path:
         work = self.cache_dir / "work" / ref.key
         work.mkdir(parents=True, exist_ok=True)
-        brought = await self._fetch(ref, work, tell)
-        if ref.convert:
-            brought = await self._convert(ref, brought, work, tell, lock)
+        brought = await self._copy(ref, work, tell)
+        if brought is None:
+            brought = await self._fetch(ref, work, tell)
+            if ref.convert:
+                brought = await self._convert(ref, brought, work, tell, lock)
         await asyncio.to_thread(_finish, brought, self._ready(ref.key), ref)
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
         return self._ready(ref.key)
+
+    async def _copy(self, ref: WeightsRef, work: Path, tell: OnProgress) -> Path | None:
+        """Return the folder as a peer had it, ready to serve; None where no peer could help."""
+        sources = self.sources or from_environment()
+        for one in ref.peers:
+            try:
+                async with sources.client() as client:
+                    return await peer.fetch(client, one, ref, work, on_bytes=_meter(tell))
+            except WeightsFault as fault:
+                log.warning("weights %s were not copied from %s: %s", ref.key, one.host, fault)
+                if fault.code == "disk_full":
+                    raise
+        return None
 
     async def _fetch(self, ref: WeightsRef, work: Path, tell: OnProgress) -> Path:
         sources = self.sources or from_environment()
@@ -128,9 +155,13 @@ class Weights:
                 case "hf":
                     place = hub.Hub(client, sources.hub, sources.hub_token)
                     return await hub.fetch(place, hub.parse(rest), work, on_bytes=on_bytes)
+                case "s3":
+                    bucket = s3.parse(rest)
+                    store = s3.from_environment(os.environ)
+                    return await s3.fetch(client, store, bucket, work, on_bytes=on_bytes)
         raise WeightsFault(
             "weights_missing",
-            f"weights cannot be brought from {ref.source!r}: not wheel:, hf:, path:",
+            f"weights cannot be brought from {ref.source!r}: not wheel:, hf:, s3:, path:",
         )
 
     async def _convert(

@@ -52,7 +52,8 @@ _SECTIONS = (
           ("catalog", "book-open", "Catalog"))),
     ("Try", (("playground", "message-square", "Playground"),
              ("knowledge", "library", "Knowledge"))),
-    ("Capacity", (("hosts", "server", "Hosts"), ("activity", "activity", "Activity"))),
+    ("Capacity", (("hosts", "server", "Hosts"), ("pool", "moon", "Warm pool"),
+                  ("activity", "activity", "Activity"))),
     ("Access", (("keys", "key-round", "API keys"), ("usage", "chart-no-axes-column", "Usage"))),
     ("System", (("settings", "settings", "Settings"), ("audit", "history", "Audit log"))),
 )  # fmt: skip
@@ -71,6 +72,7 @@ _RENEWABLE = frozenset(
         "knowledge",
         "overview",
         "playground",
+        "pool",
     }
 )
 """Pages with a partial `live`, which script fetches alone; every tab of a deployment is one."""

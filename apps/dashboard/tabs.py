@@ -30,6 +30,7 @@ TABS = (
     Tab("revisions", "Revisions", "deployment-revisions"),
     Tab("scaling", "Scaling", "deployment-scaling"),
     Tab("placement", "Placement", "deployment-placement"),
+    Tab("starts", "Starts", "deployment-starts-tab"),
 )
 """In the order in which they stand on the page."""
 

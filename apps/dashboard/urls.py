@@ -17,9 +17,11 @@ from apps.dashboard.views import (
     palette,
     placement,
     playground,
+    pool,
     revisions,
     scaling,
     settings,
+    starts,
     usage,
 )
 
@@ -64,6 +66,9 @@ urlpatterns: list[URLPattern] = [
     ),
     path("deployments/<slug:name>/rollout/", revisions.policy, name="rollout-policy"),
     path("deployments/<slug:name>/yaml/", revisions.as_code, name="deployment-yaml"),
+    path("deployments/<slug:name>/starts/", starts.show, name="deployment-starts-tab"),
+    path("pool/", pool.index, name="pool"),
+    path("pool/slots/", pool.slots, name="pool-slots"),
     path("hosts/", hosts.index, name="hosts"),
     path("hosts/join/", hosts.join, name="host-join"),
     path("hosts/<slug:name>/price/", hosts.price, name="host-price"),

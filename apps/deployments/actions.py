@@ -100,7 +100,7 @@ def change(deployment: Deployment, *, patch: Change, actor: str, now: datetime) 
     before = wishes_of(deployment)
     with transaction.atomic():
         bump(deployment, patch.if_generation, patch.conflict_status)
-        _set_wishes(deployment, patch)
+        _set_wishes(deployment, patch, now)
         changes = differences.between(before, wishes_of(deployment))
         if recipe is not None and recipe.spec != msgspec.convert(latest.spec, EngineSpec):
             wanted = latest.settings if patch.engine is None else patch.engine
@@ -131,11 +131,12 @@ def wishes_of(deployment: Deployment) -> dict[str, Any]:
     )
 
 
-def _set_wishes(deployment: Deployment, patch: Change) -> None:
+def _set_wishes(deployment: Deployment, patch: Change, now: datetime) -> None:
     """Write what is no part of a revision. Raises Problem 400 naming the field."""
+    wishes: dict[str, Any] = {}
     if patch.scaling is not None:
         checked_scaling(patch.scaling, deployment.scaling).save()
-    wishes: dict[str, Any] = {}
+        wishes |= {"used_at": now, "evicted_at": None}
     if patch.rollout is not None:
         wishes["rollout"] = rollouts.checked(patch.rollout, rollouts.policy_of(deployment))
     if patch.placement is not None:

@@ -12,8 +12,12 @@ import msgspec
 
 from agents.answers import AnswersBaseline
 from agents.wire import (
+    CacheKind,
+    CacheOrder,
+    CacheState,
     DesiredPhase,
     EngineSpec,
+    Peer,
     ReadKind,
     ReadOrder,
     ReplicaOrder,
@@ -22,12 +26,16 @@ from agents.wire import (
 from apps.deployments.models import ReadRequest, Replica
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
-from apps.fleet.models import Host
+from apps.fleet.models import CacheItem, Host
+from apps.fleet.queries import inventory_of
+from apps.fleet.states import HostState
 from apps.lib import secrets
 
 STOP_GRACE_SECONDS = 20.0
 SETTLED = frozenset({ReplicaPhase.READY, ReplicaPhase.DRAINING, ReplicaPhase.STOPPED})
 """Phases in which a replica's answers are not looked at any more."""
+MOST_PEERS = 3
+"""Hosts named to one that is to copy weights."""
 
 
 def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
@@ -36,7 +44,7 @@ def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
     rows = (
         Replica.objects.filter(host_id=host_id)
         .exclude(phase=ReplicaPhase.STOPPED)
-        .select_related("revision", "deployment")
+        .select_related("revision", "deployment__scaling")
         .order_by("created_at", "id")
     )
     baselines = _baselines(rows)
@@ -45,8 +53,12 @@ def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
         revision=host.revision,
         agent_epoch=agent_epoch,
         replicas=tuple(_order(row, baselines) for row in rows),
+        cache_items=_cache_items(host_id),
         requests=_reads(host_id, now),
         relay_key_sha256=(secrets.digest(host.relay_key),) if host.relay_key else (),
+        weights_key_sha256=(
+            (secrets.digest(weights_key(host.relay_key)),) if host.relay_key else ()
+        ),
     )
 
 
@@ -93,16 +105,76 @@ def _baseline(
 
 def _order(replica: Replica, baselines: list[tuple[UUID, AnswersBaseline]]) -> ReplicaOrder:
     spec = msgspec.convert(replica.revision.spec, EngineSpec)
-    gone = replica.desired == DesiredReplica.ABSENT
     return ReplicaOrder(
         replica_id=str(replica.pk),
         deployment=replica.deployment.name,
         generation=replica.generation,
-        desired=DesiredPhase.ABSENT if gone else DesiredPhase.RUNNING,
-        spec=msgspec.structs.replace(spec, gpu_uuids=tuple(replica.gpu_uuids)),
+        desired=_phase(replica),
+        spec=msgspec.structs.replace(
+            spec, gpu_uuids=tuple(replica.gpu_uuids), can_sleep=_can_sleep(replica)
+        ),
         answers_baseline=_baseline(replica, baselines),
         stop_grace_seconds=STOP_GRACE_SECONDS,
     )
+
+
+def _phase(replica: Replica) -> DesiredPhase:
+    """Return the agent's word: a replica that is to sleep runs until it is drained."""
+    if replica.desired == DesiredReplica.ABSENT:
+        return DesiredPhase.ABSENT
+    if replica.desired == DesiredReplica.ASLEEP and replica.drain_until is None:
+        return DesiredPhase.ASLEEP
+    return DesiredPhase.RUNNING
+
+
+def _can_sleep(replica: Replica) -> bool:
+    """Return whether to start it so that it can sleep; what runs already is not restarted."""
+    scaling = replica.deployment.scaling
+    return scaling.asleep_replicas > 0 or scaling.shares_pool
+
+
+def weights_key(relay_key: str) -> str:
+    """Return the key with which other hosts copy weights: it opens no model."""
+    return secrets.digest(f"weights:{relay_key}")
+
+
+def _cache_items(host_id: UUID) -> tuple[CacheOrder, ...]:
+    rows = list(CacheItem.objects.filter(host_id=host_id).order_by("wanted_at", "id"))
+    peers = _peers(host_id, {row.key for row in rows}) if rows else {}
+    return tuple(_cache_order(row, peers.get(row.key, [])) for row in rows)
+
+
+def _cache_order(row: CacheItem, peers: list[CacheItem]) -> CacheOrder:
+    order = msgspec.convert({**row.order, "item_id": str(row.pk)}, CacheOrder)
+    if order.weights is None or not peers:
+        return order
+    known = tuple(
+        Peer(
+            host=peer.host.name,
+            url=inventory_of(peer.host).relay_url,
+            key=weights_key(peer.host.relay_key),
+        )
+        for peer in peers
+    )
+    weights = msgspec.structs.replace(order.weights, peers=known, tree_sha256=peers[0].sha256)
+    return msgspec.structs.replace(order, weights=weights)
+
+
+def _peers(host_id: UUID, keys: set[str]) -> dict[str, list[CacheItem]]:
+    """Return who else has weights of these keys whole, by key, the first to have them first."""
+    rows = (
+        CacheItem.objects.filter(kind=CacheKind.WEIGHTS, state=CacheState.PRESENT, key__in=keys)
+        .exclude(host_id=host_id)
+        .exclude(sha256="")
+        .filter(host__state=HostState.READY)
+        .select_related("host")
+        .order_by("state_at", "id")
+    )
+    found: dict[str, list[CacheItem]] = {}
+    for row in rows:
+        if inventory_of(row.host).relay_url:
+            found.setdefault(row.key, []).append(row)
+    return {key: peers[:MOST_PEERS] for key, peers in found.items()}
 
 
 def _reads(host_id: UUID, now: datetime) -> tuple[ReadOrder, ...]:

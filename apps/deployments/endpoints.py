@@ -25,7 +25,7 @@ from agents.wire import (
     decode,
     encode,
 )
-from apps.deployments import desired, observed, sessions
+from apps.deployments import caches, desired, observed, sessions
 from apps.deployments.models import ReadRequest
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import Host
@@ -121,7 +121,7 @@ class AgentEndpoints:
             return encode(ReportReply(accepted=False, reason=refusal))
         if report.samples or report.host_sample:
             await telemetry.put_host(host.name, body)
-        if report.replicas or report.inventory or _is_due(host, clock.now()):
+        if report.replicas or report.inventory or report.cache_items or _is_due(host, clock.now()):
             await database_sync_to_async(_record)(host, report, clock.now())
         return encode(ReportReply(accepted=True))
 
@@ -183,6 +183,8 @@ def _record(host: Host, report: Report, now: datetime) -> None:
     if report.inventory is not None:
         current = Host.objects.get(pk=host.pk)
         fleet_actions.record_inventory(current, report.inventory, now)
+    if report.cache_items:
+        caches.record(host, report.cache_items, now)
     observed.record_reports(host, report.replicas, now)
 
 

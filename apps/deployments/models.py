@@ -19,6 +19,8 @@ from apps.deployments.states import (
     ScalingProfile,
     ScalingRule,
 )
+from apps.deployments.warm_rows import Start as Start
+from apps.deployments.warm_rows import WarmPool as WarmPool
 from apps.fleet.models import Capacity, Host
 
 
@@ -50,6 +52,11 @@ class Deployment(models.Model):
     """The revision that is to serve; while a rollout is open, the one to go back to."""
     owner = models.CharField(max_length=63, default="")
     """The set of files that it is kept in (`manage.py apply`); empty for one made by hand."""
+
+    used_at = models.DateTimeField(null=True)
+    """When a replica of it was last wanted hot, give or take minutes; its sleepers go by this."""
+    evicted_at = models.DateTimeField(null=True)
+    """When one of its sleepers last had to make room for another deployment."""
 
     # Observed.
     phase = models.CharField(max_length=16, default=DeploymentPhase.STARTING)
@@ -90,6 +97,8 @@ class Revision(models.Model):
     """`{weights_bytes, kv_bytes, …, total_bytes, gpus}`: the parts of `apps.catalog.need.Need`."""
     fit = models.JSONField(default=dict)
     """What placement and the comparison with the engine's own report go by; see `recipes`."""
+    sleep_fault = models.TextField(default="")
+    """Why its engine cannot sleep, as measured; empty while nothing is known against it."""
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField()
 
@@ -116,6 +125,10 @@ class ScalingPolicy(models.Model):
     """Kept asleep beyond those that serve: memory of the GPU freed, seconds from ready."""
     cached_replicas = models.PositiveIntegerField(default=0)
     """Hosts kept with image, weights and compile caches beyond those."""
+    asleep_ttl_seconds = models.PositiveIntegerField(default=8 * 3600)
+    """Without use for so long the sleepers go too; 0 keeps them for ever."""
+    shares_pool = models.BooleanField(default=False)
+    """May hold a slot of the shared pool of its kind of GPU beyond `asleep_replicas`."""
     profile = models.CharField(max_length=16, default=ScalingProfile.BALANCED)
     rule = models.CharField(max_length=16, default=ScalingRule.HEARTH)
     scale_to_zero_after_seconds = models.PositiveIntegerField(default=600)
@@ -272,6 +285,8 @@ class Replica(models.Model):
     exit_code = models.IntegerField(null=True)
     log_tail = models.JSONField(default=list)
     stage_seconds = models.JSONField(default=dict)
+    nap = models.JSONField(null=True)
+    """`agents.wire.Nap` as JSON: the sleep it is in, or its last one, as measured."""
     progress = models.JSONField(null=True)
     """`agents.wire.Progress` as JSON while it comes up."""
     endpoint = models.JSONField(null=True)

@@ -13,9 +13,9 @@ import msgspec
 from django.db import transaction
 
 from agents.wire import ObservedPhase, ReplicaReport
-from apps.deployments import bookings, learning
-from apps.deployments.models import Event, Replica
-from apps.deployments.states import LEGAL_MOVES, DesiredReplica, ReplicaPhase, can_move
+from apps.deployments import bookings, learning, starts
+from apps.deployments.models import Event, Replica, Revision
+from apps.deployments.states import COMING, LEGAL_MOVES, DesiredReplica, ReplicaPhase, can_move
 from apps.fleet.models import Host
 from apps.lib import doorbell, live
 
@@ -79,6 +79,9 @@ def move_replica(
     replica.version += 1
     if to is ReplicaPhase.STOPPED:
         bookings.release(replica)
+    elif to is ReplicaPhase.ASLEEP and replica.nap:
+        devices = max(1, len(replica.gpu_uuids))
+        bookings.keep_residual(replica, memory_bytes=replica.nap["residual_bytes"] // devices)
     record_event(
         at=now,
         kind=f"replica.{to}",
@@ -97,6 +100,9 @@ def _sentence(replica: Replica, to: ReplicaPhase, reason: str) -> str:
     where = f" on {replica.host.name}" if replica.host else ""
     return f"Replica {str(replica.pk)[:8]}{where} is {to}" + (f": {reason}" if reason else "")
 
+
+CANNOT_SLEEP = "cannot_sleep"
+"""Code of a replica whose engine slept and gave nothing back."""
 
 _NEVER_THROUGH = frozenset({ReplicaPhase.LOST, ReplicaPhase.ASLEEP, ReplicaPhase.STOPPED})
 
@@ -130,8 +136,10 @@ def record_reports(host: Host, reports: Iterable[ReplicaReport], now: datetime) 
     Only rows of this host count. Each replica is its own transaction: a bad one spoils no other.
     """
     wanted = {report.replica_id: report for report in reports}
-    rows = Replica.objects.filter(host=host, pk__in=_uuids(wanted)).select_related(
-        "deployment", "host"
+    rows = (
+        Replica.objects.filter(host=host, pk__in=_uuids(wanted))
+        .select_related("deployment", "host", "revision")
+        .defer("revision__spec", "revision__settings")
     )
     return sum(_record(row, wanted[str(row.pk)], now) for row in rows)
 
@@ -159,6 +167,7 @@ def _record(replica: Replica, report: ReplicaReport, now: datetime) -> bool:
         with transaction.atomic():
             known = replica.engine_memory
             changed = _write_details(replica, report)
+            _learn_of_sleep(replica, report)
             changed = _follow(replica, report, now) or changed
             if replica.engine_memory != known:
                 _learn(replica, now)
@@ -200,6 +209,7 @@ def _write_details(replica: Replica, report: ReplicaReport) -> bool:
         "code": report.code,
         "exit_code": report.exit_code,
         "stage_seconds": dict(report.stage_seconds),
+        "nap": msgspec.to_builtins(report.nap) if report.nap else replica.nap,
         "progress": msgspec.to_builtins(report.progress) if coming and report.progress else None,
         "endpoint": msgspec.to_builtins(report.endpoint) if up and report.endpoint else None,
         "runtime": report.runtime or replica.runtime,
@@ -226,6 +236,13 @@ def _write_details(replica: Replica, report: ReplicaReport) -> bool:
     return True
 
 
+def _learn_of_sleep(replica: Replica, report: ReplicaReport) -> None:
+    """Remember of the revision that its engine sleeps without giving anything back."""
+    if report.code == CANNOT_SLEEP and replica.revision.sleep_fault != report.reason:
+        Revision.objects.filter(pk=replica.revision_id).update(sleep_fault=report.reason)
+        doorbell.ring(doorbell.CONTROLLER)
+
+
 def _follow(replica: Replica, report: ReplicaReport, now: datetime) -> bool:
     """Move `replica` to the reported phase, by way of the phases that were not reported."""
     old, new = ReplicaPhase(replica.phase), _PHASES.get(report.phase)
@@ -234,6 +251,7 @@ def _follow(replica: Replica, report: ReplicaReport, now: datetime) -> bool:
     if old is ReplicaPhase.DRAINING and new is ReplicaPhase.READY:
         return False  # it serves what it holds: draining is the control plane's word
     actor = f"agent:{replica.host.name}" if replica.host else "agent"
+    _keep_start(replica, report, now)
     way = path(old, new)
     for step in way:
         reason = report.reason if step is new else ""
@@ -241,3 +259,16 @@ def _follow(replica: Replica, report: ReplicaReport, now: datetime) -> bool:
     if way and new is ReplicaPhase.FAILED:
         Replica.objects.filter(pk=replica.pk).update(failures=replica.failures + 1, retry_at=None)
     return bool(way)
+
+
+_ARRIVED = frozenset({ObservedPhase.READY, ObservedPhase.ASLEEP})
+
+
+def _keep_start(replica: Replica, report: ReplicaReport, now: datetime) -> None:
+    """Record the start that this report ends: it came up, or failed on the way."""
+    before = ReplicaPhase(replica.phase)
+    on_the_way = before in COMING or before is ReplicaPhase.ASLEEP
+    if report.phase in _ARRIVED and on_the_way:
+        starts.record(replica, report, now, failed=False)
+    elif report.phase is ObservedPhase.FAILED and on_the_way:
+        starts.record(replica, report, now, failed=True)

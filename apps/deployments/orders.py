@@ -17,6 +17,9 @@ class Scaling:
     target_concurrency: int | None = None
     asleep_replicas: int | None = None
     cached_replicas: int | None = None
+    asleep_ttl_seconds: int | None = None
+    """0 keeps sleepers for ever."""
+    shares_pool: bool | None = None
     profile: str | None = None
     rule: str | None = None
     scale_to_zero_after_seconds: int | None = None

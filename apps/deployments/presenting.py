@@ -20,8 +20,8 @@ from apps.telemetry.numbers import FleetNumbers, Flow, ReplicaNumbers
 
 SCALING_FIELDS = (
     "min_replicas", "max_replicas", "target_concurrency", "asleep_replicas", "cached_replicas",
-    "profile", "rule", "scale_to_zero_after_seconds", "hold_seconds", "schedule", "gpu_budget",
-    "ttft_target_seconds",
+    "asleep_ttl_seconds", "shares_pool", "profile", "rule", "scale_to_zero_after_seconds",
+    "hold_seconds", "schedule", "gpu_budget", "ttft_target_seconds",
 )  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _live(flow: Flow, *, stale: bool) -> dict[str, Any]:
 _REPLICA_COLUMNS = (
     "id", "phase", "phase_at", "desired", "reason", "code", "exit_code", "failures", "retry_at",
     "restarts", "created_at", "ready_at", "stage_seconds", "progress", "gpu_uuids", "memory_bytes",
-    "runtime", "runtime_ref", "engine_version", "kv_cache_tokens", "answers",
+    "runtime", "runtime_ref", "engine_version", "kv_cache_tokens", "answers", "nap",
 )  # fmt: skip
 
 
@@ -132,6 +132,7 @@ def revision_row(
         "engine": {**revision.settings, "kind": revision.engine},
         "settings": msgspec.to_builtins(spec.settings),
         "need": revision.need,
+        "sleep_fault": revision.sleep_fault,
         "created_by": revision.created_by,
         "created_at": revision.created_at,
     }

@@ -11,6 +11,7 @@ import msgspec
 from django.db.models import Max, Prefetch, QuerySet
 
 from agents.wire import EngineKind, ReadReply
+from apps.deployments import starts
 from apps.deployments.models import (
     Decision,
     Deployment,
@@ -43,8 +44,6 @@ _TYPICAL_SECONDS = {
     "warm-up": 3.0,
 }
 """Seconds a stage takes until this deployment has measured its own."""
-
-_STAGE_ORDER = tuple(_TYPICAL_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,10 @@ def get(name: str) -> Deployment:
 
 
 def status_of(deployment: Deployment) -> Status:
-    """Return the status of a row from `deployments()`; makes no query."""
+    """Return the status of a row from `deployments()`.
+
+    Makes no query, but for a starting replica the small one for the times of earlier starts.
+    """
     replicas: Sequence[Replica] = deployment.current_replicas  # type: ignore[attr-defined]
     revisions: Sequence[Revision] = deployment.all_revisions  # type: ignore[attr-defined]
     target = target_of(deployment)
@@ -219,20 +221,31 @@ def _progress(replicas: Iterable[Replica]) -> StartProgress | None:
         phase=foremost.phase,
         stage=stage,
         ratio=ratio,
-        eta_seconds=_eta_seconds(stage, ratio, told.get("eta_seconds")),
+        eta_seconds=_eta_seconds(stage, ratio, told.get("eta_seconds"), foremost),
         stage_seconds=foremost.stage_seconds,
         replica_id=foremost.pk,
     )
 
 
-def _eta_seconds(stage: str, ratio: float | None, told: float | None) -> float | None:
-    """Return an estimate of the seconds to ready: what is left of this stage, and those after."""
-    if stage not in _TYPICAL_SECONDS:
+def _eta_seconds(
+    stage: str, ratio: float | None, told: float | None, replica: Replica
+) -> float | None:
+    """Return an estimate of the seconds to ready: what is left of this stage, and those after.
+
+    By the medians of this model on this host; typical seconds where it was never started.
+    """
+    if stage not in starts.STAGES:
         return None
-    left = told if told is not None else _TYPICAL_SECONDS[stage] * (1 - (ratio or 0.0))
-    after = _STAGE_ORDER[_STAGE_ORDER.index(stage) + 1 :]
-    later = [s for s in after if s != "weights" or stage in ("image", "engine")]
-    return round(left + sum(_TYPICAL_SECONDS[s] for s in later), 1)
+    key = starts.model_key(replica.deployment.catalog_slug, replica.revision.variant)
+    host = replica.host.name if replica.host else ""
+    usual = starts.stage_medians(key, host) or _TYPICAL_SECONDS
+    left = told if told is not None else usual.get(stage, 0.0) * (1 - (ratio or 0.0))
+    after = starts.STAGES[starts.STAGES.index(stage) + 1 :]
+    brings = ("image", "engine", "weights")
+    later = [s for s in after if s not in (*brings, "wake")]
+    if stage in ("image", "engine"):
+        later.append("weights")
+    return round(left + sum(usual.get(s, 0.0) for s in later), 1)
 
 
 def replicas_of(deployment: Deployment, *, stopped: bool = False) -> QuerySet[Replica]:

@@ -201,6 +201,7 @@ class RevisionOutput(serializers.Serializer[Any]):
     engine = serializers.DictField(help_text="`kind`, and what was set over the catalog's.")
     settings = serializers.DictField(help_text="Complete engine settings.")
     need = serializers.DictField(help_text="Estimated memory of a replica.")
+    sleep_fault = serializers.CharField(help_text="Why its engine cannot sleep, as measured.")
     created_by = serializers.CharField()
     created_at = serializers.DateTimeField()
 

@@ -10,6 +10,7 @@ from apps.deployments.states import ScalingProfile, ScalingRule
 from apps.lib.problems import Problem
 
 LONGEST_HOLD_SECONDS = 3600
+LONGEST_ASLEEP_SECONDS = 90 * 86_400
 LONGEST_IDLE_SECONDS = 7 * 86_400
 LONGEST_WINDOW_SECONDS = 7 * 86_400
 MOST_WINDOWS = 20
@@ -19,6 +20,7 @@ _RANGES = {
     "target_concurrency": (1, 100_000),
     "asleep_replicas": (0, MAX_REPLICAS),
     "cached_replicas": (0, MAX_REPLICAS),
+    "asleep_ttl_seconds": (0, LONGEST_ASLEEP_SECONDS),
     "scale_to_zero_after_seconds": (10, LONGEST_IDLE_SECONDS),
     "hold_seconds": (0, LONGEST_HOLD_SECONDS),
 }
@@ -35,6 +37,8 @@ def checked_scaling(wish: Scaling, policy: ScalingPolicy) -> ScalingPolicy:
         if value is not None:
             _check_range(f"scaling.{name}", value, low, high)
             setattr(policy, name, value)
+    if wish.shares_pool is not None:
+        policy.shares_pool = wish.shares_pool
     policy.profile = _word("profile", wish.profile or policy.profile, list(ScalingProfile))
     policy.rule = _word("rule", wish.rule or policy.rule, list(ScalingRule))
     if wish.schedule is not None:

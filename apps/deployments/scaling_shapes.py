@@ -48,6 +48,16 @@ class ScalingInput(StrictSerializer):
         required=False,
         help_text="Hosts kept with image, weights and compile caches beyond those.",
     )
+    asleep_ttl_seconds = serializers.IntegerField(
+        min_value=0,
+        max_value=7_776_000,
+        required=False,
+        help_text="Without use for so long the sleepers go too; 0 keeps them for ever.",
+    )
+    shares_pool = serializers.BooleanField(
+        required=False,
+        help_text="May hold a slot of the shared pool of its kind of GPU beyond its own sleepers.",
+    )
     profile = serializers.ChoiceField(
         choices=PROFILES, required=False, help_text="How much is kept ready for what may come."
     )
@@ -89,6 +99,8 @@ class ScalingOutput(serializers.Serializer[Any]):
     target_concurrency = serializers.IntegerField()
     asleep_replicas = serializers.IntegerField()
     cached_replicas = serializers.IntegerField()
+    asleep_ttl_seconds = serializers.IntegerField()
+    shares_pool = serializers.BooleanField()
     profile = serializers.ChoiceField(choices=PROFILES)
     rule = serializers.ChoiceField(choices=RULES)
     scale_to_zero_after_seconds = serializers.IntegerField()

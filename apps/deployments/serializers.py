@@ -242,9 +242,7 @@ class ReplicaOutput(serializers.Serializer[Any]):
     restarts = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     ready_at = serializers.DateTimeField(allow_null=True)
-    stage_seconds = serializers.DictField(
-        child=serializers.FloatField(), help_text="The cold-start timeline."
-    )
+    stage_seconds = serializers.DictField(child=serializers.FloatField())
     progress = serializers.DictField(allow_null=True)
     gpu_uuids = serializers.ListField(child=serializers.CharField())
     memory_bytes = serializers.IntegerField(help_text="Reserved; of each GPU, or of the host.")
@@ -253,6 +251,7 @@ class ReplicaOutput(serializers.Serializer[Any]):
     engine_version = serializers.CharField()
     kv_cache_tokens = serializers.IntegerField(allow_null=True)
     answers = serializers.DictField(allow_null=True, help_text="The first ones: `perplexity`, …")
+    nap = serializers.DictField(allow_null=True, help_text="Its sleep as measured.")
     live = serializers.DictField(help_text="`running`, `waiting`, `kv_cache_usage_ratio`, …")
 
 

@@ -49,6 +49,7 @@ class DesiredReplica(StrEnum):
     """What the reconciler wants of a replica; the agent is told the same word."""
 
     RUNNING = "running"
+    ASLEEP = "asleep"  # drained first while `drain_until` is set, then put to sleep
     DRAINED = "drained"  # takes no new requests, then becomes absent
     ABSENT = "absent"  # stop it; the row stays as history
 

@@ -2,7 +2,14 @@
 
 from django.urls import URLPattern, path
 
-from apps.deployments import api, api_as_code, api_parts, api_placement, api_rollouts
+from apps.deployments import (
+    api,
+    api_as_code,
+    api_parts,
+    api_placement,
+    api_rollouts,
+    warmth_api,
+)
 
 _ONE = "deployments/<str:name>/"
 
@@ -35,6 +42,9 @@ api_patterns: list[URLPattern] = [
         api_placement.DeploymentPlacement.as_view(),
         name="deployments-placement",
     ),
+    path(f"{_ONE}starts/", warmth_api.StartList.as_view(), name="deployments-starts"),
+    path("pool/", warmth_api.Pool.as_view(), name="warm-pool"),
+    path("pool/<str:gpu_kind>/", warmth_api.SharedPool.as_view(), name="warm-pool-slots"),
     path(f"{_ONE}logs/", api_parts.DeploymentLog.as_view(), name="deployments-logs"),
     path("events/", api_parts.EventList.as_view(), name="events-list"),
     path(

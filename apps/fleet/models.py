@@ -87,6 +87,44 @@ class Capacity(models.Model):
         return self.gpu_uuid or f"memory of {self.host_id}"
 
 
+class CacheItem(models.Model):
+    """Something that is to lie on a host ahead of time: an image (or engine), or weights."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="cache_items")
+    kind = models.CharField(max_length=16)
+    """`agents.wire.CacheKind`."""
+    key = models.CharField(max_length=250)
+    """The weights' key, or the image; the same for every deployment that needs it."""
+    order = models.JSONField()
+    """`agents.wire.CacheOrder` as JSON, without its id."""
+    wanted_by = models.JSONField(default=list)
+    """Names of the deployments that asked for it."""
+    wanted_at = models.DateTimeField()
+
+    # Observed.
+    state = models.CharField(max_length=16, default="absent")
+    """`agents.wire.CacheState`."""
+    bytes = models.PositiveBigIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, default="")
+    """Of the weights as a whole; a copy from a peer must have the same."""
+    seconds = models.FloatField(null=True)
+    """What bringing it took."""
+    origin = models.CharField(max_length=120, default="")
+    """Where it came from: a registry, the hub, a bucket, a host."""
+    progress = models.JSONField(null=True)
+    reason = models.TextField(default="")
+    state_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["host", "kind", "key"], name="cache_item_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key} on {self.host_id}"
+
+
 class JoinToken(models.Model):
     """A one-time right to enrol a host. Only its SHA-256 is kept."""
 

@@ -221,6 +221,9 @@ class FakeRuntime:
         tell(Progress(stage="engine", done=1, total=2))
         return "1.2.3"
 
+    async def image_bytes(self, engine: EngineKind, device: str, image: str) -> int | None:
+        return 5 << 30
+
     async def start(self, launch: Launch) -> Instance:
         await self._enter("start", launch.name)
         if launch.name not in self.instances:
@@ -300,6 +303,12 @@ class FakeWeights:
         if self.fault is not None:
             raise self.fault
         return self.folder
+
+    def tree_sha256(self, ref: WeightsRef) -> str:
+        return "tree"
+
+    def size_bytes(self, ref: WeightsRef) -> int:
+        return 7
 
     async def remove(self, key: str) -> None:
         self.removed.append(key)

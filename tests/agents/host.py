@@ -74,6 +74,7 @@ class AgentHost:
             host=Host(self.folder, Gpus(), self.runtime.kind, "the test says so"),
             relay=StillRelay(RelayPlan(data_dir=self.folder)),
             weights=self.weights,
+            compile_root=self.folder / "compiled",
             engine=lambda _kind: self.engine,
             engine_command=lambda _kind, _device: self.command,
             engine_versions=lambda: {"vllm": "1.2.3"},

@@ -29,6 +29,7 @@ from tests.agents.fakes import order
 
 RUN_1 = order(generation=1)
 RUN_2 = order(generation=2)
+REST_1 = order(generation=1, desired=DesiredPhase.ASLEEP)
 GONE_2 = order(generation=2, desired=DesiredPhase.ABSENT)
 
 
@@ -54,8 +55,18 @@ def ended(generation: int) -> Instance:
 STOP_1 = Stop(("g1",), 0.1)
 CASES: list[tuple[str, ReplicaOrder | None, Seen, Step]] = [
     ("an order and nothing there", RUN_1, Seen(), Start(RUN_1)),
-    ("what runs as ordered", RUN_1, Seen((instance(1),), past(Move.READY)), Attend("g1")),
-    ("what runs and no journal", RUN_1, Seen((instance(1),)), Attend("g1")),
+    ("what runs as ordered", RUN_1, Seen((instance(1),), past(Move.READY)), Attend("g1", False)),
+    ("what runs and no journal", RUN_1, Seen((instance(1),)), Attend("g1", False)),
+    ("what is to sleep", REST_1, Seen((instance(1),), past(Move.READY)), Attend("g1", True)),
+    ("what sleeps as ordered", REST_1, Seen((instance(1),), past(Move.ASLEEP)), Attend("g1", True)),
+    (
+        "what sleeps and is to serve",
+        RUN_1,
+        Seen((instance(1),), past(Move.ASLEEP)),
+        Attend("g1", False),
+    ),
+    ("it vanished while it slept", REST_1, Seen((), past(Move.ASLEEP)), Conclude(1)),
+    ("nothing there that is to sleep", REST_1, Seen(), Start(REST_1)),
     ("an older one runs", RUN_2, Seen((instance(1),), past(Move.READY)), STOP_1),
     ("an older one ended", RUN_2, Seen((ended(1),), past(Move.FAILED)), STOP_1),
     ("a newer one, database restored", RUN_1, Seen((instance(5),)), Stop(("g5",), 0.1)),

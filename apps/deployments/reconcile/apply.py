@@ -19,7 +19,7 @@ from apps.deployments.reconcile import moves, steps
 from apps.deployments.reconcile.placement import Candidate, Placed
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
-from apps.deployments.states import ReplicaPhase
+from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.lib import doorbell, live
 
@@ -127,6 +127,11 @@ class Applier:
     @_do.register
     def _retry(self, step: steps.RetryReplica) -> None:
         replica = self._replica(step.replica_id)
+        try:
+            bookings.book_awake(replica)
+        except bookings.NotBooked as taken:  # a sleeper that failed: others use its room now
+            actions.order_gone(replica, now=self._now, why=str(taken), actor=ACTOR)
+            return
         Replica.objects.filter(pk=replica.pk).update(
             generation=F("generation") + 1, retry_at=None, progress=None, stage_seconds={}
         )
@@ -158,6 +163,84 @@ class Applier:
         moves.carry_out(step, self._snapshot, self._now)
 
     @_do.register
+    def _create_sleeper(self, _step: steps.CreateSleeper) -> None:
+        replica = Replica.objects.create(
+            deployment_id=self._snapshot.deployment_id,
+            revision_id=self._snapshot.revision.id,
+            desired=DesiredReplica.ASLEEP,
+            created_at=self._now,
+            phase_at=self._now,
+        )
+        self._changed()
+        doorbell.ring(doorbell.CONTROLLER)
+        self._event(replica, "replica.pending", "is wanted, to sleep until it is needed")
+
+    @_do.register
+    def _rest(self, step: steps.RestReplica) -> None:
+        replica = self._replica(step.replica_id)
+        Replica.objects.filter(pk=replica.pk).update(
+            desired=DesiredReplica.ASLEEP, drain_until=step.until
+        )
+        why = f"{step.why}; it is put to sleep"
+        observed.move_replica(
+            replica, ReplicaPhase.DRAINING, now=self._now, reason=why, actor=ACTOR
+        )
+
+    @_do.register
+    def _lay_down(self, step: steps.LayDown) -> None:
+        replica = self._replica(step.replica_id)
+        Replica.objects.filter(pk=replica.pk).update(drain_until=None)
+        self._order(replica)
+
+    @_do.register
+    def _wake(self, step: steps.WakeReplica) -> None:
+        replica = self._replica(step.replica_id)
+        bookings.book_awake(replica)
+        Replica.objects.filter(pk=replica.pk).update(
+            desired=DesiredReplica.RUNNING, drain_until=None
+        )
+        if replica.phase == ReplicaPhase.DRAINING:
+            observed.move_replica(
+                replica, ReplicaPhase.READY, now=self._now, reason="", actor=ACTOR
+            )
+        Decision.objects.create(
+            deployment_id=self._snapshot.deployment_id,
+            created_at=self._now,
+            kind="ladder",
+            reason=step.why,
+            inputs={
+                "replica": str(replica.pk),
+                "from": replica.phase,
+                "seconds": step.seconds,
+                "rung_seconds": dict(self._snapshot.rung_seconds),
+            },
+        )
+        self._order(replica)
+        self._changed()
+        self._event(replica, "replica.wakes", f"is raised: {step.why}")
+
+    @_do.register
+    def _evict(self, step: steps.EvictSleeper) -> None:
+        replica = self._replica(step.replica_id)
+        if replica.desired != DesiredReplica.ASLEEP:
+            return
+        Deployment.objects.filter(pk=replica.deployment_id).update(evicted_at=self._now)
+        actions.order_gone(replica, now=self._now, why=step.why, actor=ACTOR)
+        observed.record_event(
+            at=self._now,
+            kind="replica.evicted",
+            message=f"Sleeper {str(replica.pk)[:8]} makes room: {step.why}",
+            actor=ACTOR,
+            deployment=replica.deployment.name,
+            severity="warning",
+            replica=replica.pk,
+        )
+
+    @_do.register
+    def _note_use(self, _step: steps.NoteUse) -> None:
+        Deployment.objects.filter(pk=self._snapshot.deployment_id).update(used_at=self._now)
+
+    @_do.register
     def _remove(self, _step: steps.RemoveDeployment) -> None:
         Deployment.objects.filter(pk=self._snapshot.deployment_id).delete()
         observed.record_event(
@@ -169,6 +252,10 @@ class Applier:
         )
         live.publish(live.FLEET, "deployment", deployment=self._snapshot.name)
         doorbell.ring(doorbell.TABLE)
+
+    def _order(self, replica: Replica) -> None:
+        if replica.host_id is not None:
+            fleet_actions.bump_revision(replica.host_id)
 
     def _replica(self, replica_id: UUID) -> Replica:
         return Replica.objects.select_related("deployment", "host").get(pk=replica_id)

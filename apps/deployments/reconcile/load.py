@@ -6,14 +6,17 @@ A fixed number of queries however many deployments there are, one while there is
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from agents.wire import GpuInfo, Inventory
+from agents.wire import CacheKind, CacheState, GpuInfo, Inventory
 from apps.deployments import rollout_policy
 from apps.deployments.models import Deployment, Replica, Revision, Rollout
 from apps.deployments.orders import DRAIN_SECONDS
 from apps.deployments.queries import wanted_replicas
+from apps.deployments.reconcile import rungs
+from apps.deployments.reconcile.rungs import Rungs
 from apps.deployments.reconcile.snapshot import (
     Constraints,
     SeenGpu,
@@ -42,10 +45,11 @@ from apps.deployments.states import (
     RolloutState,
 )
 from apps.deployments.verdict import Tally
-from apps.fleet.models import Host
+from apps.fleet.models import CacheItem, Host
 from apps.fleet.prices import kind_of
 from apps.fleet.queries import inventory_of, price_book, price_of
 from apps.fleet.states import HostState
+from apps.lib import clock
 from apps.telemetry import live as telemetry
 
 _NOT_READ = (
@@ -62,9 +66,12 @@ _NOT_READ = (
 
 
 def load(
-    only: UUID | None = None, hosts: Callable[[], tuple[SeenHost, ...]] | None = None
+    only: UUID | None = None,
+    hosts: Callable[[], tuple[SeenHost, ...]] | None = None,
+    *,
+    now: datetime | None = None,
 ) -> list[Snapshot]:
-    """Return a snapshot of every deployment, or of `only` that one.
+    """Return a snapshot of every deployment, or of `only` that one, as of `now`.
 
     `hosts` gives the hosts where the caller has read them already.
     """
@@ -88,21 +95,24 @@ def load(
     grouped: dict[UUID, list[Replica]] = defaultdict(list)
     for replica in replicas:
         grouped[replica.deployment_id].append(replica)
-    rollouts = _open_rollouts(rows)
     lasting = _live_revisions(rows)
-    seen_hosts = Fleet().hosts() if hosts is None else hosts()
-    in_flight = _in_flight(grouped)
-    return [
-        _snapshot(
-            row,
-            lasting[row.pk],
-            grouped.get(row.pk, []),
-            seen_hosts,
-            in_flight,
-            rollouts.get(row.pk),
-        )
-        for row in rows
-    ]
+    around = _Around(
+        hosts=Fleet().hosts() if hosts is None else hosts(),
+        in_flight=_in_flight(grouped),
+        rungs=rungs.read(now or clock.now(), lasting),
+        rollouts=_open_rollouts(rows),
+    )
+    return [_snapshot(row, lasting[row.pk], grouped.get(row.pk, []), around) for row in rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Around:
+    """What all deployments share."""
+
+    hosts: tuple[SeenHost, ...]
+    in_flight: Mapping[UUID, int]
+    rungs: Rungs
+    rollouts: Mapping[UUID, Rollout]
 
 
 def _live_revisions(rows: Iterable[Deployment]) -> dict[UUID, Revision]:
@@ -209,13 +219,16 @@ def _seen_gpu(gpu: GpuInfo, reserved: Reserved) -> SeenGpu:
 
 
 def cached_keys() -> dict[UUID, frozenset[str]]:
-    """Return by host the keys of weights that lie there: those that an engine has loaded."""
+    """Return by host the keys of weights that lie there: loaded by an engine, or fetched ahead."""
     rows = Replica.objects.filter(host__isnull=False, ready_at__isnull=False)
     pairs = rows.values_list("host_id", "revision__fit__weights_key").order_by().distinct()
     found: dict[UUID, set[str]] = defaultdict(set)
     for host_id, key in pairs:
         if key:
             found[host_id].add(key)
+    ahead = CacheItem.objects.filter(kind=CacheKind.WEIGHTS, state=CacheState.PRESENT)
+    for host_id, key in ahead.values_list("host_id", "key"):
+        found[host_id].add(key)
     return {host_id: frozenset(keys) for host_id, keys in found.items()}
 
 
@@ -238,23 +251,28 @@ def _snapshot(
     row: Deployment,
     revision: Revision,
     replicas: Iterable[Replica],
-    hosts: tuple[SeenHost, ...],
-    in_flight: dict[UUID, int],
-    rollout: Rollout | None,
+    around: _Around,
 ) -> Snapshot:
-    by_id = {host.id: host for host in hosts}
+    policy, ladder, rollout = row.scaling, around.rungs, around.rollouts.get(row.pk)
+    newest = revision if rollout is None else rollout.candidate
     return Snapshot(
         deployment_id=row.pk,
         name=row.name,
         desired=DesiredDeployment(row.desired),
         wanted_replicas=wanted_replicas(row),
         wakes_on_request=row.scaling.max_replicas > 0,
-        revision=_wanted(revision if rollout is None else rollout.candidate),
+        revision=wanted_revision(newest),
         rollout=None if rollout is None else _seen_rollout(rollout),
         constraints=constraints_of(row.placement),
-        replicas=tuple(_seen(replica, in_flight, by_id) for replica in replicas),
-        hosts=hosts,
+        replicas=tuple(_seen(replica, around) for replica in replicas),
+        hosts=around.hosts,
         drain_seconds=DRAIN_SECONDS,
+        asleep_wanted=ladder.asleep_wanted(row),
+        keeps_sleepers=policy.asleep_replicas > 0 or policy.shares_pool,
+        sleep_fault=newest.sleep_fault,
+        used_at=row.used_at,
+        rung_seconds=rungs.seconds_of(ladder.seconds, row, newest.variant),
+        sleepers=ladder.sleepers_of_others(row),
         generation=row.generation,
         observed_generation=row.observed_generation,
         phase=DeploymentPhase(row.phase),
@@ -277,7 +295,7 @@ def _seen_rollout(row: Rollout) -> SeenRollout:
     evidence = row.evidence
     return SeenRollout(
         id=row.pk,
-        live=_wanted(row.live),
+        live=wanted_revision(row.live),
         policy=rollout_policy.parse(row.policy),
         stage=RolloutStage(row.stage),
         stage_at=row.stage_at,
@@ -291,7 +309,8 @@ def _seen_rollout(row: Rollout) -> SeenRollout:
     )
 
 
-def _wanted(revision: Revision) -> WantedRevision:
+def wanted_revision(revision: Revision) -> WantedRevision:
+    """Return what the planner sees of a revision."""
     gpus = int(revision.need.get("gpus", 0))
     total = int(revision.need.get("total_bytes", 0))
     return WantedRevision(
@@ -308,10 +327,8 @@ def _wanted(revision: Revision) -> WantedRevision:
     )
 
 
-def _seen(
-    replica: Replica, in_flight: dict[UUID, int], hosts: Mapping[UUID, SeenHost]
-) -> SeenReplica:
-    host = hosts.get(replica.host_id) if replica.host_id else None
+def _seen(replica: Replica, around: _Around) -> SeenReplica:
+    host = next((host for host in around.hosts if host.id == replica.host_id), None)
     known = {gpu.uuid for gpu in host.gpus} if host else set()
     return SeenReplica(
         id=replica.pk,
@@ -329,6 +346,8 @@ def _seen(
         retry_at=replica.retry_at,
         failures=replica.failures,
         reason=replica.reason,
-        in_flight=in_flight.get(replica.pk),
+        in_flight=around.in_flight.get(replica.pk),
+        code=replica.code,
+        can_wake=around.rungs.can_wake(replica, host),
         missing_gpus=tuple(uuid for uuid in replica.gpu_uuids if host and uuid not in known),
     )

@@ -17,6 +17,7 @@ from django.db.models import Q
 
 from apps.deployments import observed
 from apps.deployments.models import Deployment, ReadRequest
+from apps.deployments.reconcile import prefetch
 from apps.deployments.reconcile.apply import Applier, write_summary
 from apps.deployments.reconcile.load import Fleet, load
 from apps.deployments.reconcile.plan import plan
@@ -74,7 +75,7 @@ class Controller:
         self._scaler.tick(now)
         busy = 0
         fleet = Fleet()
-        for snapshot in load(hosts=fleet.hosts):
+        for snapshot in load(hosts=fleet.hosts, now=now):
             if plan(snapshot, now):
                 busy += self._reconcile(snapshot, now, fleet)
             else:
@@ -85,10 +86,10 @@ class Controller:
         """Plan again under the lease and apply; False if another controller has it."""
         if not self._claim(snapshot, now):
             return False
-        for fresh in load(only=snapshot.deployment_id, hosts=fleet.hosts):
+        for fresh in load(only=snapshot.deployment_id, hosts=fleet.hosts, now=now):
             Applier(fresh, now).apply(plan(fresh, now))
         # What a deployment is, in a word, follows from its replicas alone.
-        for after in load(only=snapshot.deployment_id, hosts=lambda: snapshot.hosts):
+        for after in load(only=snapshot.deployment_id, hosts=lambda: snapshot.hosts, now=now):
             write_summary(after, now)
         return True
 
@@ -112,6 +113,7 @@ class Controller:
         self._next_sweep = now + timedelta(seconds=SWEEP_SECONDS)
         with transaction.atomic():
             self._sweep_hosts(now)
+        prefetch.run(now)
         ReadRequest.objects.filter(deadline_at__lt=now - timedelta(minutes=5)).delete()
 
     def _sweep_hosts(self, now: datetime) -> None:

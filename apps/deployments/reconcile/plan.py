@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from apps.deployments.reconcile import rollout, stages
+from apps.deployments.reconcile import ladder, rollout, stages
 from apps.deployments.reconcile.placement import NotPlaced, Placed, place_many
-from apps.deployments.reconcile.snapshot import SeenReplica, Snapshot
+from apps.deployments.reconcile.snapshot import SeenHost, SeenReplica, Snapshot
 from apps.deployments.reconcile.steps import (
     ForgetFailures,
     KeepWaiting,
@@ -42,18 +42,21 @@ def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
     wanted = [r for r in snapshot.replicas if r.desired is DesiredReplica.RUNNING]
     stranded = [r for r in wanted if _is_stranded(r)]
     kept = [r for r in wanted if r not in stranded]
+    sleepers = [r for r in snapshot.replicas if r.desired is DesiredReplica.ASLEEP]
     leaving = [r for r in snapshot.replicas if r.desired is DesiredReplica.DRAINED]
     moves = stages.decide(snapshot, kept, now)
     if any(isinstance(move, RollBack) for move in moves):
         # First it drains, then it is given up: until then it keeps its small share.
         return [*rollout.leave_candidate(snapshot, kept, now), *moves]
     return [
-        *_lost(kept),
+        *_lost([*kept, *sleepers]),
         *_give_up(stranded),
         *_finish_drains(leaving, now),
-        *_failures(kept, now),
-        *rollout.count(snapshot, kept, now),
-        *_placements(snapshot, kept, now),
+        *_failures([*kept, *sleepers], now),
+        *ladder.climb(
+            snapshot, rollout.count(snapshot, kept, now), now, lambda r: _is_idle(r, now)
+        ),
+        *_placements(snapshot, kept, sleepers, now),
         *moves,
     ]
 
@@ -112,22 +115,29 @@ def _is_forgiven(replica: SeenReplica, now: datetime) -> bool:
     )
 
 
-def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica], now: datetime) -> list[Step]:
-    """Place every replica of one revision that waits, each on what the ones before it left."""
+def _placements(
+    snapshot: Snapshot,
+    kept: Sequence[SeenReplica],
+    sleepers: Sequence[SeenReplica],
+    now: datetime,
+) -> list[Step]:
+    """Place every replica of one revision that waits, those that serve before sleepers, each on
+    what the ones before it left."""
     if snapshot.desired is not DesiredDeployment.RUNNING:
         return []
-    waiting = [r for r in kept if r.host_id is None and r.phase is ReplicaPhase.PENDING]
+    waiting = [
+        r for r in (*kept, *sleepers) if r.host_id is None and r.phase is ReplicaPhase.PENDING
+    ]
     if not waiting:
         return []
-    waiting.sort(key=lambda r: (r.created_at, str(r.id)))
+    waiting.sort(key=lambda r: (r in sleepers, r.created_at, str(r.id)))
     waiting = [r for r in waiting if r.revision_id == waiting[0].revision_id]
-    found = place_many(
-        snapshot.revision_of(waiting[0]),
-        snapshot.constraints,
-        snapshot.hosts,
-        _replicas_per_host(kept),
-        len(waiting),
-    )
+    revision, around = snapshot.revision_of(waiting[0]), _replicas_per_host([*kept, *sleepers])
+
+    def place_on(hosts: Sequence[SeenHost], count: int = 1) -> list[Placed | NotPlaced]:
+        return place_many(revision, snapshot.constraints, hosts, around, count)
+
+    found = place_on(snapshot.hosts, len(waiting))
     steps: list[Step] = [
         PlaceReplica(r.id, place)
         for r, place in zip(waiting, found, strict=False)
@@ -138,6 +148,8 @@ def _placements(snapshot: Snapshot, kept: Sequence[SeenReplica], now: datetime) 
         left = waiting[len(steps) :]
         steps += [KeepWaiting(r.id, last) for r in left if r.reason != last.why]
     if isinstance(found[0], NotPlaced):
+        if waiting[0] not in sleepers:
+            steps += ladder.make_room(snapshot, snapshot.sleepers, lambda h: place_on(h)[0])
         steps += rollout.make_room_in_place(snapshot, kept, now)
     return steps
 

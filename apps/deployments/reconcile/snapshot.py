@@ -4,11 +4,14 @@ A snapshot is complete for one deployment: its wishes, its replicas, and the roo
 after all other deployments' reservations. Planning a snapshot twice gives the same steps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from uuid import UUID
 
+from agents.wire import Rung
+from apps.deployments.reconcile.sleepers import Held
 from apps.deployments.rollout_policy import RolloutPolicy
 from apps.deployments.states import (
     DeploymentPhase,
@@ -19,6 +22,9 @@ from apps.deployments.states import (
 )
 from apps.deployments.verdict import Tally
 from apps.fleet.states import HostState
+
+TYPICAL_SECONDS = {Rung.ASLEEP: 5.0, Rung.CACHED: 60.0, Rung.COLD: 240.0}
+"""Seconds from each rung to serving, until a model has measured its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +157,15 @@ class SeenReplica:
     """Requests that gateways hold on it now; None while no gateway has told."""
     missing_gpus: tuple[str, ...] = ()
     """GPUs it was placed on that its host has no more."""
+    code: str = ""
+    """Stable word for the reason."""
+    can_wake: bool = False
+    """Asleep, and nobody has taken the room that it needs awake."""
+
+    @property
+    def age_key(self) -> float:
+        """Return when it was created, Unix seconds."""
+        return self.created_at.timestamp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +205,18 @@ class Snapshot:
     hosts: tuple[SeenHost, ...]
     drain_seconds: float = 30.0
 
+    asleep_wanted: int = 0
+    """Sleepers to keep now: what the policy asks for, while it is in use or was lately."""
+    keeps_sleepers: bool = False
+    """The policy asks for sleepers, now or later."""
+    sleep_fault: str = ""
+    """Why the revision's engine cannot sleep, as measured."""
+    used_at: datetime | None = None
+    rung_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Rung -> seconds until it serves, by measured starts."""
+    sleepers: tuple[Held, ...] = ()
+    """Sleepers of other deployments, should room be short."""
+
     generation: int = 1
     observed_generation: int = 0
     phase: DeploymentPhase = DeploymentPhase.STARTING
@@ -202,6 +229,10 @@ class Snapshot:
         if self.rollout is not None and replica.revision_id == self.rollout.live.id:
             return self.rollout.live
         return self.revision
+
+    def start_seconds(self, rung: Rung) -> float:
+        """Return how long a replica takes from `rung` until it serves; typical if unmeasured."""
+        return self.rung_seconds.get(rung, TYPICAL_SECONDS[rung])
 
 
 @cache

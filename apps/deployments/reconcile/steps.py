@@ -68,6 +68,50 @@ class MarkLost:
 
 
 @dataclass(frozen=True)
+class CreateSleeper:
+    """Add a replica of the newest revision that is started and put to sleep at once."""
+
+
+@dataclass(frozen=True)
+class RestReplica:
+    """Drain a replica that is not needed now, to put it to sleep afterwards."""
+
+    replica_id: UUID
+    until: datetime
+    why: str
+
+
+@dataclass(frozen=True)
+class LayDown:
+    """Its drain is over: tell the agent to put it to sleep."""
+
+    replica_id: UUID
+
+
+@dataclass(frozen=True)
+class WakeReplica:
+    """Raise a sleeper to serve: the rung that is ready first."""
+
+    replica_id: UUID
+    seconds: float
+    """Until it serves, by measured times."""
+    why: str
+
+
+@dataclass(frozen=True)
+class EvictSleeper:
+    """Another deployment's sleeper makes room: of those in the way the least valuable."""
+
+    replica_id: UUID
+    why: str
+
+
+@dataclass(frozen=True)
+class NoteUse:
+    """The deployment is in use: its sleepers stay."""
+
+
+@dataclass(frozen=True)
 class RemoveDeployment:
     """Nothing of it is left anywhere: the row can go."""
 
@@ -128,6 +172,12 @@ type Step = (
     | RetryReplica
     | ForgetFailures
     | MarkLost
+    | CreateSleeper
+    | RestReplica
+    | LayDown
+    | WakeReplica
+    | EvictSleeper
+    | NoteUse
     | RemoveDeployment
     | RolloutStep
 )

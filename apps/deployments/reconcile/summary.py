@@ -29,8 +29,7 @@ def summarize(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
 
 
 def _at_zero(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
-    serving = [r for r in snapshot.replicas if r.phase is not ReplicaPhase.ASLEEP]
-    if serving:
+    if _leaving(snapshot):
         return DeploymentPhase.SCALING, "the last replica is leaving"
     if snapshot.wakes_on_request:
         return DeploymentPhase.ASLEEP, "at zero: the first request brings a replica back"
@@ -66,8 +65,8 @@ def _serving(
     if ready < wanted:
         waiting = next((r.reason for r in kept if r.phase in COMING and r.reason), "")
         return DeploymentPhase.SCALING, waiting or f"{ready} of {wanted} serve"
-    if len(snapshot.replicas) > wanted:
-        return DeploymentPhase.SCALING, f"{len(snapshot.replicas) - wanted} leaving"
+    if leaving := _leaving(snapshot):
+        return DeploymentPhase.SCALING, f"{leaving} leaving"
     return DeploymentPhase.READY, ""
 
 
@@ -85,3 +84,9 @@ def _rolling(snapshot: Snapshot, rollout: SeenRollout) -> str:
             return f"revision {number} serves all; revision {rollout.live.number} is kept a while"
         case _:
             return f"revision {number} is taking over"
+
+
+def _leaving(snapshot: Snapshot) -> int:
+    """Return how many are more than what is wanted; sleepers are meant to be there."""
+    sleepers = sum(r.desired is DesiredReplica.ASLEEP for r in snapshot.replicas)
+    return max(0, len(snapshot.replicas) - sleepers - snapshot.wanted_replicas)

@@ -26,12 +26,14 @@ from apps.deployments.models import (
     Revision,
     Rollout,
     ScalingPolicy,
+    Start,
+    WarmPool,
 )
 from apps.deployments.rollout_policy import parse, to_json
 from apps.deployments.rollouts import verdict_json
 from apps.deployments.states import RolloutStage
 from apps.deployments.verdict import Tally, judge
-from apps.fleet.models import Capacity, Host
+from apps.fleet.models import CacheItem, Capacity, Host
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 PASSWORD = "correct horse battery"  # a password of tests
@@ -211,3 +213,42 @@ def placement(deployment: Deployment) -> None:
         predicted={"weights_bytes": 269_000_000, "kv_tokens": 5824, "total_bytes": 2_140_000_000},
         measured={"weights_bytes": 268_435_456, "kv_tokens": 4000, "total_bytes": 2_230_000_000},
     )
+
+
+_STAGES = (("weights", 6.4), ("import", 9.1), ("load", 2.2), ("compile", 31.0), ("warm-up", 4.0))
+
+
+def warm(of: Deployment, on: Host) -> None:
+    """Give `of` a sleeper, starts from every rung, a claim, and something cached on `on`."""
+    nap = {"level": 1, "held_bytes": 2 * 10**9, "residual_bytes": 2 * 10**8, "seconds": 0.4}
+    sleeper = replica(of, on, "asleep", desired="asleep", nap=nap)
+    for share, rung in ((1.0, "cold"), (0.4, "cached"), (0.5, "cached")):
+        stages = [
+            {
+                "stage": name,
+                "seconds": seconds * share,
+                "bytes": 269_000_000 if share == 1 else None,
+            }
+            for name, seconds in _STAGES
+        ]
+        _start(of, on, rung, stages)
+    _start(of, on, "asleep", [{"stage": "wake", "seconds": 0.7, "bytes": None}])
+    reason = "a sleeper wakes in about 0.7 s; a new start takes 26.4 s"
+    Decision.objects.create(
+        deployment=of, created_at=of.created_at, kind="ladder", reason=reason,
+        inputs={"replica": str(sleeper.pk), "seconds": 0.7},
+    )  # fmt: skip
+    WarmPool.objects.create(gpu_kind="h100", slots=4, changed_at=NOW)
+    for kind, key, state in (("image", "default:cpu", "present"), ("weights", "w", "fetching")):
+        CacheItem.objects.create(
+            host=on, kind=kind, key=key, order={}, wanted_by=[of.name], wanted_at=NOW,
+            state=state, bytes=2 * 10**9, seconds=34.0, progress={"ratio": 0.4},
+        )  # fmt: skip
+
+
+def _start(of: Deployment, on: Host, rung: str, stages: list[dict[str, Any]]) -> None:
+    Start.objects.create(
+        deployment=of, replica=uuid4(), host=on.name, model=f"{of.catalog_slug}:bf16",
+        engine="vllm", engine_version="0.32.0", rung=rung, began_at=NOW, ended_at=NOW,
+        seconds=sum(stage["seconds"] for stage in stages), stages=stages,
+    )  # fmt: skip

@@ -28,6 +28,8 @@ PAGES = [
     "/deployments/broken/",
     "/deployments/rolling/revisions/",
     "/deployments/sim/revisions/",
+    "/deployments/smol/starts/",
+    "/pool/",
     "/hosts/",
     "/playground/",
     "/keys/",
@@ -64,6 +66,7 @@ def fleet(visitor):
     rolling = factories.deployment("rolling", phase="scaling", reason="revision 2 is judged")
     factories.replica(rolling, box)
     factories.canary(rolling, box, now=now)
+    factories.warm(smol, box)
     factories.event("smol is ready", deployment="smol", at=now)
     factories.event("box went silent", severity="warning", host="box", at=now)
     return smol
