@@ -73,6 +73,12 @@ class TestScaleUp:
 
         assert CreateReplica() in steps
 
+    def test_tries_a_wake_up_that_was_never_measured_of_a_model_that_starts_quickly(self):
+        steps = plan(laddered(sleeper(), rung_seconds={Rung.CACHED: 2.0}), NOW)
+
+        assert [type(step) for step in steps] == [WakeReplica]
+        assert steps[0].seconds == 0.4
+
     def test_takes_the_next_rung_when_the_room_of_the_sleeper_is_taken(self):
         steps = plan(laddered(sleeper(can_wake=False)), NOW)
 
