@@ -4,6 +4,8 @@ from apps.deployments.models import Deployment, Event
 from apps.lib.problems import Problem
 
 _MOST_TOLD = 20
+_LARGEST = 2**63 - 1
+"""What a database compares with; a tag may hold any digits."""
 
 
 def check(deployment: Deployment, if_generation: int | None, status: int) -> None:
@@ -21,7 +23,9 @@ def problem(deployment: Deployment, since: int, status: int) -> Problem:
     412 answers the header `If-Match` (RFC 9110, 13.1.1), 409 the member `generation` of a body.
     """
     events = Event.objects.filter(
-        deployment=deployment.name, kind__startswith="deployment.", data__generation__gt=since
+        deployment=deployment.name,
+        kind__startswith="deployment.",
+        data__generation__gt=min(since, _LARGEST),
     ).order_by("-id")[:_MOST_TOLD]
     changes = [
         {
