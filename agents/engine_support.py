@@ -3,7 +3,7 @@
 The control plane gives the reasons to people before an order, the agent refuses what slipped
 through. `runs` was seen to answer rightly, `fails` ends with an error, `garbage` is accepted by the
 engine and answers nonsense, `untried` is not offered because nobody has seen it run. CPU verdicts
-were measured with SmolLM2 135M on vLLM 0.32 (`make check-quantization`); GPU generations are the
+were measured with SmolLM2 on vLLM 0.32 (copies by `bench/quantize.py`); GPU generations are the
 engine's own `get_min_capability` and backends, read in its code and not run here. Pure.
 """
 
