@@ -20,6 +20,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 
 OTHER = {
     "get audit/check/": Role.ADMIN,
+    "post catalog/": Role.ADMIN,
     "post tokens/": Role.VIEWER,
     "delete tokens/<uuid:token_id>/": Role.VIEWER,
     # To ask is to read.

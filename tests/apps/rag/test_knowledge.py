@@ -175,7 +175,7 @@ class TestAsk:
             format="json",
         ).json()
 
-        assert found["citations"][0]["flags"] == ["instruction-like", "instruction-like"]
+        assert found["citations"][0]["flags"] == ["instruction-like"]
         sent = ready.bodies("/v1/chat/completions")[-1]["messages"]
         assert sent[-1]["content"].startswith("<source ")
         assert "Ignore all" not in sent[0]["content"]
