@@ -83,7 +83,7 @@ def _bars(axis, values: dict[str, float], target: float | None) -> None:
     axis.margins(x=0.15)
     if target is not None:
         axis.axvline(target, color=TARGET, linewidth=1.2, linestyle="--")
-        axis.text(target, len(names) - 0.45, " target", color=TARGET, fontsize=8, va="bottom")
+        axis.text(target, -0.5, " target", color=TARGET, fontsize=8, va="bottom")
 
 
 def _short(value: float) -> str:
