@@ -20,6 +20,7 @@ from agents.engines.base import Place, StageMark
 from agents.runtimes.base import Launch
 from agents.simulator.faults import parse_fault
 from agents.simulator.loading import STAGES
+from agents.simulator.options import TASKS
 from agents.standing import instance_name, labels
 from agents.wire import (
     EngineKind,
@@ -27,6 +28,7 @@ from agents.wire import (
     ReplicaSample,
     RuntimeKind,
     SimulatorSettings,
+    Task,
 )
 
 COMMAND = (sys.executable, "-m", "agents.simulator")
@@ -58,6 +60,7 @@ class SimulatorEngine:
             raise ValueError("engine is simulator: it runs in the process runtime only")
         settings = order.spec.simulator or SimulatorSettings()
         _check_names(order.spec.served_names)
+        _check_task(order.spec.task)
         _check(settings)
         flags = (
             *_listen(place),
@@ -109,6 +112,11 @@ def _check_names(served_names: tuple[str, ...]) -> None:
         # It would be read as a flag.
         if not name or name.startswith("-"):
             raise ValueError(f"served_names[{number}] is {name!r}: begin with a letter or digit")
+
+
+def _check_task(task: Task) -> None:
+    if task not in TASKS:
+        raise ValueError(f"task is {task}: the simulator does {', '.join(TASKS)}")
 
 
 def _check(settings: SimulatorSettings) -> None:

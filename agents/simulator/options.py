@@ -15,7 +15,8 @@ from agents.simulator.core import Limits, Timing
 from agents.simulator.faults import Fault, parse_fault
 from agents.simulator.kv_events import KvEventsConfig
 
-_TASKS = ("chat", "embed", "rerank")
+TASKS = ("chat", "embed", "rerank")
+"""What it acts out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_whole(0), default=Options.port, help="0 takes a free one")
     add("--model", default="", help="shown as the root of the model")
     add("--served-model-name", nargs="+", required=True)
-    add("--task", choices=_TASKS, default=Options.task)
+    add("--task", choices=TASKS, default=Options.task)
     add(
         "--api-key",
         default=os.environ.get("VLLM_API_KEY", ""),

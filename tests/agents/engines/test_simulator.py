@@ -74,7 +74,7 @@ def started(folder: Path, given: ReplicaOrder):
 
 
 class TestLaunch:
-    @pytest.mark.parametrize("task", list(Task))
+    @pytest.mark.parametrize("task", [Task.CHAT, Task.EMBED, Task.RERANK])
     async def test_what_it_describes_runs_anywhere_and_passes_its_own_probe(self, tmp_path, task):
         given = order(task=task)
         with started(tmp_path, given) as simulator:
@@ -125,6 +125,8 @@ class TestLaunch:
             (order(), {"runtime": RuntimeKind.DOCKER}, "process runtime only"),
             (order(served_names=()), {}, "served_names is empty"),
             (order(served_names=("--uds",)), {}, r"served_names\[0\] is '--uds'"),
+            (order(task=Task.IMAGE), {}, "task is image: the simulator does chat, embed, rerank"),
+            (order(task=Task.HTTP), {}, "task is http: the simulator does chat, embed, rerank"),
             (order(SimulatorSettings(fail="burn")), {}, "simulator.fail: unknown fault 'burn'"),
             (order(SimulatorSettings(load_seconds=-1)), {}, "simulator.load_seconds is -1"),
             (order(SimulatorSettings(max_num_seqs=0)), {}, "simulator.max_num_seqs is 0"),
@@ -135,7 +137,18 @@ class TestLaunch:
                 "simulator.decode_seconds_per_token is 0: use more than 0",
             ),
         ],
-        ids=["docker", "no-name", "flag", "fault", "load", "seqs", "cache", "decode"],
+        ids=[
+            "docker",
+            "no-name",
+            "flag",
+            "image",
+            "http",
+            "fault",
+            "load",
+            "seqs",
+            "cache",
+            "decode",
+        ],
     )
     def test_a_bad_order_is_refused_with_its_field(self, tmp_path, given, fields, says):
         with pytest.raises(ValueError, match=says):

@@ -251,7 +251,7 @@ class TestReadLine:
             ),
             (
                 "(Worker pid=3) INFO Graph capturing finished in 12 secs, took 0.50 GiB",
-                StageMark(stage="graphs", seconds=12.0),
+                StageMark(stage="graphs", seconds=12.0, memory={"graph_bytes": 512 << 20}),
             ),
             (
                 "(EngineCore pid=2) INFO [kv_cache_utils.py:2327] CPU KV cache size: 5,760 tokens, "
