@@ -31,7 +31,7 @@ from tests.e2e.engine_host import (  # noqa: F401
 
 MODEL = "smollm2"
 BLOCK_TOKENS = 32
-START_SECONDS = 180.0
+START_SECONDS = 240.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.5
 

@@ -136,7 +136,8 @@ async def _check_chat(served: Served) -> None:
 
 async def _check_stages(served: Served) -> None:
     lines = await served.runtime.log_tail(served.instance, 1000)
-    marks = [mark for line in lines if (mark := ENGINE.read_line(line)) is not None]
+    told = [mark for line in lines if (mark := ENGINE.read_line(line)) is not None]
+    marks = [mark for mark in told if mark.stage]
 
     assert [mark.stage for mark in marks] == ["import", "load", "load", "warm-up", "warm-up"]
     assert marks[2].seconds is not None

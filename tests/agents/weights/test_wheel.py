@@ -240,7 +240,7 @@ class TestRefusal:
             ("wheel:my-model==1.0:my_model/absent", "has no my_model/absent in it"),
             ("wheel:my-model==1.0:../etc", "is not wheel:<dist>==<version>:<path in wheel>"),
             ("wheel:my-model:x", "is not wheel:<dist>==<version>:<path in wheel>"),
-            ("ftp:my-model", "not wheel:, hf:, path:"),
+            ("ftp:my-model", "not wheel:, hf:, s3:, path:"),
         ],
         ids=["version", "project", "path", "path above", "no version", "kind"],
     )
