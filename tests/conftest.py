@@ -20,7 +20,7 @@ from gateway import forms
 # The compiled gateway where there is one, as in production; HEARTH_GATEWAY_FORM chooses.
 forms.activate()
 
-_START_SECONDS = 10.0
+_START_SECONDS = 60.0
 
 
 def _binary() -> str:

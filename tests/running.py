@@ -91,7 +91,7 @@ class Hearth:
             **self.environment,
         }
 
-    def start(self, timeout_seconds: float = 60.0) -> "Hearth":
+    def start(self, timeout_seconds: float = 150.0) -> "Hearth":
         """Start and return once it says that it is ready."""
         self.words.clear()
         output = self.data.parent / f"{self.data.name}.up.log"

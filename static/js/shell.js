@@ -5,6 +5,14 @@ import * as units from "./units.js";
 const $ = (selector, root = document) => root.querySelector(selector);
 const say = (text) => ($("#say").textContent = text);
 
+/* ---------- tabs ---------- */
+/* On a phone the tabs scroll: begin where the tab of this page is seen. */
+const here = $("#tabs [aria-current]");
+if (here) {
+  const [row, box] = [here.parentElement, here.getBoundingClientRect()];
+  row.scrollLeft = box.left - row.getBoundingClientRect().left - (row.clientWidth - box.width) / 2;
+}
+
 /* ---------- theme ---------- */
 export function setTheme(theme) {
   if (theme === "system") delete document.documentElement.dataset.theme;

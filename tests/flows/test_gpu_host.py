@@ -12,7 +12,7 @@ import pytest
 from tests.agents.test_inventory import STUB
 from tests.running import ROOT, Hearth, wait_until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 TWO_H100 = "2:81920:1024:37:250000:NVIDIA H100 80GB HBM3"
 NOWHERE = "http://127.0.0.1:9/simple"

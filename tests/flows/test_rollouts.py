@@ -12,7 +12,7 @@ import pytest
 from tests.running import Hearth, wait_until
 from tests.streams import Streams
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 log = logging.getLogger("rollouts")
 

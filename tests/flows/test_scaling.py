@@ -11,7 +11,7 @@ import pytest
 
 from tests.running import Hearth, wait_until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 SMOL = "smollm2-135m-instruct"
 

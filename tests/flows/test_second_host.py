@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.chats import stream
 from tests.running import ROOT, Hearth, wait_until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 SMOL = "smollm2-135m-instruct"
 

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.chats import Traffic, stream
 from tests.running import Hearth, wait_until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 SMOL = "smollm2-135m-instruct"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.running import ROOT, Hearth, free_port, hearth
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def up(instance: Hearth, **environment: str) -> subprocess.CompletedProcess[str]:

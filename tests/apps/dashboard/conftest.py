@@ -99,7 +99,7 @@ class Visitor:
         page.set_default_timeout(30_000)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.wrongs.append(str(error)))
-        page.goto(path)
+        page.goto(path, timeout=90_000)
         return page
 
     def _console(self, message: ConsoleMessage) -> None:

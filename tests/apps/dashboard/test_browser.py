@@ -84,7 +84,10 @@ def wait_until_live(page: Page) -> None:
     page.wait_for_function("() => window.hearthPaint?.length")
 
 
+@pytest.mark.timeout(400)
 class TestEveryPage:
+    """Each test walks through all pages, which two loaded cores need minutes for."""
+
     @pytest.mark.parametrize("theme", ["light", "dark"])
     @pytest.mark.parametrize("width", [1440, 390])
     def test_axe_finds_nothing(self, visitor, fleet, theme, width):

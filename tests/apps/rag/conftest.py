@@ -17,7 +17,7 @@ from tests.apps.rag import shelf
 from tests.apps.rag.gateway import Gateway
 
 ROOT = Path(__file__).resolve().parents[3]
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 
 
 @pytest.fixture(scope="session")
