@@ -108,7 +108,13 @@ LOGOUT_REDIRECT_URL = "sign-in"
 CHANNEL_LAYERS = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL], "capacity": 256, "expiry": 30},
+        "CONFIG": {
+            # A page's socket waits for changes in turns of 5 s, as long as redis-py would let a
+            # silent connection live: an idle page would lose its socket whenever Redis was late.
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 20.0}],
+            "capacity": 256,
+            "expiry": 30,
+        },
     }
 }
 

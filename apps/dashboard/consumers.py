@@ -104,7 +104,8 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
                 group.create_task(self._watch_session())
         except* (OSError, RuntimeError) as group_error:
             logger.info("live socket ended: %s", group_error.exceptions[0])
-        await self.close()
+        with contextlib.suppress(OSError, RuntimeError):  # the page may be gone already
+            await self.close()
 
     async def _send_frames(self) -> None:
         await self._find_replicas()

@@ -13,6 +13,7 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from django.conf import settings
 from django.contrib.sessions.models import Session
+from django.db import transaction
 from django.test import Client
 
 from apps.accounts.models import User
@@ -105,11 +106,17 @@ async def test_a_change_reaches_every_page(cookie):
     assert message["kinds"] == ["event"]
 
 
-async def test_changes_of_one_transaction_come_as_one_message(cookie):
+def publish_in_one_transaction(*kinds: str) -> None:
+    with transaction.atomic():
+        for kind in kinds:
+            live.publish(live.FLEET, kind)
+
+
+async def test_changes_of_one_transaction_come_as_one_message(cookie, monkeypatch):
+    monkeypatch.setattr(consumers, "GATHER_SECONDS", 1.0)  # three sends of a loaded core
     async with socket(cookie, topic="overview") as opened:
         await next_of(opened, "snapshot")
-        for kind in ("event", "deployment", "host"):
-            await sync_to_async(live.publish)(live.FLEET, kind)
+        await sync_to_async(publish_in_one_transaction)("event", "deployment", "host")
         message = await next_of(opened, "changed")
 
     assert message["kinds"] == ["deployment", "event", "host"]
