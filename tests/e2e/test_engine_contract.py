@@ -28,12 +28,17 @@ from tests.e2e.engine_host import (  # noqa: F401
     smollm2,
     weights,
 )
+from tests.gateway import client
+from tests.gateway.exact import blocks_of, cached, exact
+from tests.gateway.harness import until
 
 MODEL = "smollm2"
 BLOCK_TOKENS = 32
 START_SECONDS = 240.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 60.0
+"""For a prompt of 500 tokens, read on two loaded cores."""
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -45,6 +50,7 @@ def _order() -> ReplicaOrder:
         kv_cache_bytes=128 * 1024 * 1024,
         block_size=BLOCK_TOKENS,
         enforce_eager=True,
+        kv_events=True,
     )
     spec = EngineSpec(
         engine=EngineKind.VLLM, weights=SMOLLM2, served_names=(MODEL,), settings=settings
@@ -113,3 +119,35 @@ class TestVllm(EngineContract):
             yield EngineUnderTest(
                 client=client, model=MODEL, block_tokens=BLOCK_TOKENS, has_dev_mode=True
             )
+
+
+class TestKvEvents:
+    """The gateway's exact mode with the real engine's events."""
+
+    async def test_the_gateway_knows_what_the_engine_holds_and_what_it_dropped(
+        self, socket: Path, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(client, "DEADLINE_SECONDS", ANSWER_SECONDS)
+        words = "a gateway should know what its engines hold in their caches, and no more; " * 30
+        chat = {"model": "m", "messages": [{"role": "user", "content": words}], "max_tokens": 3}
+        asked = blocks_of(chat, MODEL)
+        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        async with (
+            httpx.AsyncClient(
+                transport=transport, base_url="http://engine", timeout=ANSWER_SECONDS
+            ) as engine,
+            exact(tmp_path, socket.parent, model=MODEL) as gw,
+        ):
+            await gw.chat(chat)
+            again = await gw.chat(chat)
+            await engine.post("/reset_prefix_cache")
+            await engine.post(  # events go out with the next step
+                "/v1/completions", json={"model": MODEL, "prompt": "x", "max_tokens": 1}
+            )
+            await until(lambda: not any(gw.deployment.prefixes.match(asked).values()), 20.0)
+            late = await gw.chat(chat)
+
+        details = [a.json["usage"]["prompt_tokens_details"]["cached_tokens"] for a in (again, late)]
+        assert details[0] > 300
+        assert cached(again) == pytest.approx(details[0], abs=2 * 128)
+        assert (cached(late), details[1]) == (0, 0)
