@@ -225,7 +225,7 @@ class Hearth:
 
 
 @contextlib.contextmanager
-def hearth(data: Path, *, start_seconds: float = 60.0, **environment: str) -> Iterator[Hearth]:
+def hearth(data: Path, *, start_seconds: float = 180.0, **environment: str) -> Iterator[Hearth]:
     """Run a Hearth for the length of a `with`; nothing of it is left afterwards."""
     instance = Hearth(data=data, environment=environment)
     try:
