@@ -187,8 +187,8 @@ class Attendant:
                 await asyncio.wait({probing}, timeout=STEP_SECONDS)
                 if not probing.done():
                     continue
-                if probing.result():
-                    return await self._arrive(instance)
+                if probing.result() and await self._arrive(instance):
+                    return True
                 probing = None
                 await asyncio.sleep(STEP_SECONDS)
             return False
@@ -197,14 +197,17 @@ class Attendant:
                 probing.cancel()
 
     async def _arrive(self, instance: Instance) -> bool:
-        """End the timeline: what the log told last, then the first token that was waited for."""
+        """End the timeline: what the log told last, then the first token that was waited for.
+
+        Return whether the engine outlived its first answers: a question may show what kills it.
+        """
         await self._read_log(instance)
         self.clock.end(self._ground.monotonic() - self._token_seconds)
         token = {"first token": round(self._token_seconds, 3)}
         await self._check_answers()
         self.clock.end(self._ground.monotonic())
         self._status.stages(dict(self.clock.seconds) | token)
-        return True
+        return not self._order.spec.settings.check_answers or await self._healthy()
 
     async def _check_answers(self) -> None:
         """Look at its first answers. Raises GivenUp(`bad_answers`) if they make no sense.

@@ -56,7 +56,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
         run_dir=standing.make_run_dir(ground.run_root, order),
         engine_command=command,
         image=image,
-        cache_dir=await asyncio.to_thread(_compiled, order, ground, version),
+        cache_dir=await asyncio.to_thread(_compiled, order, ground, version, runtime.kind),
     )
     try:
         return engine.launch(order, place)
@@ -64,12 +64,14 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
         raise standing.Refused(f"the settings of {order.deployment!r}: {error}") from error
 
 
-def _compiled(order: ReplicaOrder, ground: Ground, version: str) -> Path | None:
+def _compiled(
+    order: ReplicaOrder, ground: Ground, version: str, runtime: RuntimeKind
+) -> Path | None:
     if order.spec.engine is not EngineKind.VLLM:
         return None
     compiled.prune(ground.compile_root)
     hardware = ground.hardware(order.spec.gpu_uuids)
-    return compiled.folder(ground.compile_root, order.spec, version, hardware)
+    return compiled.folder(ground.compile_root, order.spec, version, hardware, runtime)
 
 
 async def _bring_weights(order: ReplicaOrder, ground: Ground, status: Status) -> tuple[Path, bool]:

@@ -29,7 +29,10 @@ STOP_MARGIN_SECONDS = 60.0
 """On top of the grace, for the runtime to do as told."""
 LOG_TAIL_LINES = 50
 UNKNOWN_REST_SECONDS = 2.0
+CAUSE_LOG_LINES = 400
+"""Where the cause of an end is looked for: it stands before what its victims print."""
 _LAST_WORDS = re.compile(r"\b\w*(?:Error|Exception)\b: ?\S.*")
+_POINTS_ELSEWHERE = re.compile(r"root cause|stack trace", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Hands:
 
     async def _give_up(self, instance: Instance, end: GivenUp) -> None:
         """Fail the replica and end its instance; the log stays until it is replaced."""
-        tail = await self._log_tail(instance)
+        tail = await self._last_lines(instance, LOG_TAIL_LINES)
         async with self.acting:
             self.fail(instance.generation, end.code, str(end), log_tail=tail)
             await self._stop_one(instance, KILL_GRACE_SECONDS)
@@ -131,8 +134,9 @@ class Hands:
         if instance is None:
             self.fail(step.generation, "exit", "gone: it ended while no agent watched")
             return
-        tail = await self._log_tail(instance)
-        code, reason = _cause(instance, tail)
+        lines = await self._last_lines(instance, CAUSE_LOG_LINES)
+        code, reason = _cause(instance, lines)
+        tail = lines[-LOG_TAIL_LINES:]
         self.fail(step.generation, code, reason, exit_code=instance.exit_code, log_tail=tail)
 
     def settle(self, step: Settle) -> None:
@@ -169,10 +173,10 @@ class Hands:
         except TimeoutError:
             raise _late(runtime, f"{instance.name} could not be stopped in time") from None
 
-    async def _log_tail(self, instance: Instance) -> tuple[str, ...]:
+    async def _last_lines(self, instance: Instance, count: int) -> tuple[str, ...]:
         runtime = self._ground.sight.runtime_of(instance)
         try:
-            return clipped(await runtime.log_tail(instance, LOG_TAIL_LINES))
+            return clipped(await runtime.log_tail(instance, count))
         except RuntimeFault as fault:
             return (f"(the log cannot be read: {fault})",)
 
@@ -223,11 +227,15 @@ def _late(runtime: Runtime, message: str) -> RuntimeFault:
     return RuntimeFault("docker_down" if runtime.kind is RuntimeKind.DOCKER else "exit", message)
 
 
-def _cause(instance: Instance, tail: tuple[str, ...]) -> tuple[str, str]:
-    """Return the code and the sentence for an instance that ended without an order."""
+def _cause(instance: Instance, lines: tuple[str, ...]) -> tuple[str, str]:
+    """Return the code and the sentence for an instance that ended without an order.
+
+    The last error of the log is the cause, unless it only says that the cause stands above it.
+    """
     if instance.out_of_memory:
         return "oom", "killed: it needed more memory than its limit"
     how = "ended" if instance.exit_code is None else f"ended with exit code {instance.exit_code}"
-    found = (_LAST_WORDS.search(line) for line in reversed(tail))
-    words = next((match.group() for match in found if match), "")
+    found = [match.group() for line in reversed(lines) if (match := _LAST_WORDS.search(line))]
+    causes = (words for words in found if not _POINTS_ELSEWHERE.search(words))
+    words = next(causes, found[0] if found else "")
     return "exit", f"the engine {how}: {words[:300]}" if words else f"the engine {how}"

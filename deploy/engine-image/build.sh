@@ -6,8 +6,9 @@ set -euo pipefail
 readonly IMAGE=${1:-hearth/vllm-cpu:0.32.0} VERSION=0.32.0 SUITE=bookworm MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 # Where the engine environment is mounted; agents/runtimes/docker.py reads the label.
 readonly ENGINE=/opt/hearth/engine
-# What the CPU wheels of vLLM need beside glibc.
-readonly PACKAGES=ca-certificates,python3.11,libgomp1,libnuma1,libstdc++6
+# What the CPU wheels of vLLM need beside glibc; g++ and Python's headers for the kernels that it compiles (log-probabilities
+# need one even when it runs eagerly).
+readonly PACKAGES=ca-certificates,g++,libpython3.11-dev,python3.11,libgomp1,libnuma1,libstdc++6
 say() { printf 'hearth: %s\n' "$*" >&2; }
 
 if [ "${FORCE:-}" != 1 ] && docker image inspect "$IMAGE" >/dev/null 2>&1; then exit 0; fi

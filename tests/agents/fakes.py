@@ -56,6 +56,9 @@ class EngineServer:
         self.socket = socket
         self.is_ready = asyncio.Event()
         self.is_healthy = True
+        self.breaks_on: str | None = None
+        """Path of the request after which it is not healthy any more."""
+        self.broke = asyncio.Event()
         self.mute = False
         """Take requests and answer none."""
         self.gate = asyncio.Event()
@@ -118,6 +121,9 @@ class EngineServer:
         if path == "/v1/completions":
             await self._stream(reader, writer)
             return
+        if path == self.breaks_on:
+            self.is_healthy = False
+            self.broke.set()
         status = 200 if self.is_ready.is_set() and self.is_healthy else 503
         text = "kv_tokens 5760\n" if path == "/metrics" else json.dumps({"path": path})
         writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode())
@@ -185,6 +191,7 @@ class FakeEngine:
         return await self.healthy(client)
 
     async def first_answers(self, client: httpx.AsyncClient, order: ReplicaOrder) -> Answers:
+        await client.get("/first-answers")
         is_wrong = order.spec.settings.kv_cache_dtype == "turboquant_4bit_nc"
         return Answers(perplexity=19397.2 if is_wrong else 8.7)
 

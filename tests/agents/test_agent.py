@@ -319,6 +319,20 @@ class TestAnEndWithoutAnOrder:
         assert len(report.log_tail) == 50
         assert report.endpoint is None
 
+    async def test_names_the_cause_and_not_what_only_points_to_it(self, host: AgentHost) -> None:
+        await ready(host)
+        host.runtime.logs["hearth-r1-g1"] = [
+            "RuntimeError: Worker failed with error 'InvalidCxxCompiler: No working C++ compiler'",
+            *(f"frame {n}" for n in range(80)),
+            "EngineDeadError: EngineCore encountered an issue. See stack trace (above) for the "
+            "root cause.",
+        ]
+
+        await host.runtime.end("hearth-r1-g1", 0)
+        report = await host.control_plane.until_phase("r1", "failed")
+
+        assert "No working C++ compiler" in report.reason
+
     async def test_is_not_repaired_here_while_the_control_plane_is_there(
         self, host: AgentHost
     ) -> None:
@@ -716,3 +730,21 @@ class TestFirstAnswers:
         report = await host.control_plane.until_phase("r1", "ready")
 
         assert report.answers is None
+
+    async def test_an_engine_that_its_first_answers_kill_never_serves(
+        self, host: AgentHost
+    ) -> None:
+        host.runtime.is_ready_at_once = False
+        await host.control_plane.order(order())
+        await host.start()
+        await host.control_plane.until_phase("r1", "starting")
+        server = host.runtime.servers["hearth-r1-g1"]
+        server.breaks_on = "/first-answers"
+        server.is_ready.set()
+        await server.broke.wait()
+        await host.control_plane.until_reports(2)
+
+        await host.runtime.end("hearth-r1-g1", 0)
+        await host.control_plane.until_phase("r1", "failed")
+
+        assert "ready" not in [phase for _, _, phase in host.control_plane.history]

@@ -26,8 +26,20 @@ def client(served: Hearth) -> httpx.Client:
     return served.client(served.key())
 
 
+def used(served: Hearth, name: str) -> dict:
+    """Return the ledger's row of the deployments called `name`; {} before their first request."""
+    rows = served.api("GET", "usage/?group_by=deployment").json()["results"]
+    return next((row for row in rows if row["group"] == name), {})
+
+
+@pytest.fixture(scope="module")
+def used_before(served: Hearth) -> int:
+    """Requests of the deployments that other stories called by the same name."""
+    return used(served, "smollm2-135m-instruct").get("requests", 0)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def answered(client: httpx.Client) -> list[httpx.Response]:
+def answered(client: httpx.Client, used_before: int) -> list[httpx.Response]:
     """Every answer that `client` was given."""
     answers: list[httpx.Response] = []
     client.event_hooks = {"response": [answers.append]}
@@ -60,17 +72,14 @@ class TestStory:
         )
 
     def test_the_ledger_has_one_row_a_request_with_its_cost(
-        self, served, client, answered, deployment
+        self, served, client, answered, deployment, used_before
     ):
         name = deployment["name"]
 
-        def usage() -> dict:
-            rows = served.api("GET", "usage/?group_by=deployment").json()["results"]
-            return next((row for row in rows if row["group"] == name), {})
-
         stream(client, name, QUESTION)
-        wait_until(lambda: usage().get("requests", 0) == len(answered), 10, "usage")
-        row = usage()
+        wanted = used_before + len(answered)
+        wait_until(lambda: used(served, name).get("requests", 0) == wanted, 10, "usage")
+        row = used(served, name)
         assert row["output_tokens"] > 0
         assert row["cached_tokens"] >= 500
 
