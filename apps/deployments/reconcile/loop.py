@@ -59,14 +59,14 @@ class Controller:
         ears.start()
         while not self._stopping.is_set():
             self._rung.clear()
-            pause = INTERVAL_SECONDS
+            pause = _FAULT_PAUSE_SECONDS
             try:
                 self.run_once(clock.now())
+                pause = min(INTERVAL_SECONDS, self._scaler.due_in_seconds(clock.now()))
             except DatabaseError:
                 logger.exception("reconcile pass failed; trying again")
                 # Only now: a new connection each second would be a third of an idle pass.
                 close_old_connections()
-                pause = _FAULT_PAUSE_SECONDS
             self._rung.wait(pause)
 
     def run_once(self, now: datetime) -> int:

@@ -65,10 +65,10 @@ class Scaler:
         rung = live.wakes(now) if self._has_zero() else frozenset()
         if not (self._is_due(at) or self._is_rung(rung)):
             return 0
+        self._ticked_at = at
         if not self._lead():
             self._tracks.clear()
             return 0
-        self._ticked_at = at
         self._load()
         if not self._tracks:
             return 0
@@ -79,6 +79,14 @@ class Scaler:
         changed = self._decide_all(now, newest, counts, rung)
         self._keep(now)
         return changed
+
+    def due_in_seconds(self, now: datetime) -> float:
+        """Return how long the loop may rest until the next decision is due.
+
+        A pass that a doorbell brought forward must not put the decision after it off by a second.
+        """
+        since = 0.0 if self._ticked_at is None else now.timestamp() - self._ticked_at
+        return min(TICK_SECONDS, max(_EARLY_SECONDS, TICK_SECONDS - since))
 
     def _is_due(self, at: float) -> bool:
         """Return whether two seconds are over, or the clock went back."""

@@ -135,6 +135,24 @@ class TestRows:
         assert "budget is 4 GPUs" in decisions()[-1].reason
 
 
+class TestRhythm:
+    def test_the_loop_rests_no_longer_than_until_the_next_decision_is_due(self, gateways):
+        scaler = Scaler("one")
+
+        scaler.tick(NOW)
+
+        assert scaler.due_in_seconds(NOW + timedelta(seconds=0.5)) == pytest.approx(1.5)
+        assert 0 < scaler.due_in_seconds(NOW + timedelta(seconds=5)) < 0.1
+
+    def test_one_that_may_not_decide_asks_again_no_sooner(self, monkeypatch):
+        monkeypatch.setattr(Scaler, "_lead", lambda self: False)
+        scaler = Scaler("one")
+
+        scaler.tick(NOW)
+
+        assert scaler.due_in_seconds(NOW) == pytest.approx(2.0)
+
+
 class TestZero:
     def test_idle_goes_to_zero_and_the_first_request_brings_one_back_at_once(self, gateways):
         row = elastic(min_replicas=0, scale_to_zero_after_seconds=20, hold_seconds=10)
