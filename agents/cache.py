@@ -93,7 +93,7 @@ class Cache:
                 bytes=await asyncio.to_thread(weights.size_bytes, ref),
                 sha256=await asyncio.to_thread(weights.tree_sha256, ref),
                 seconds=None if was_here else round(took, 3),
-                origin="" if was_here else _origin(ref),
+                origin="" if was_here else weights.origin(ref),
             )
         )
 
@@ -148,11 +148,6 @@ class _Told:
     def __call__(self, progress: Progress) -> None:
         self.anything = True
         self._tell(progress)
-
-
-def _origin(ref: WeightsRef) -> str:
-    """Return where weights come from first: a peer that has them, else their source."""
-    return ref.peers[0].host if ref.peers else ref.source.partition(":")[0]
 
 
 def _report(

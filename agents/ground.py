@@ -25,6 +25,9 @@ class WeightsCache(Protocol):
     def tree_sha256(self, ref: WeightsRef) -> str:
         """Return the checksum over all files of `ref`, empty if they are not here. Blocks."""
 
+    def origin(self, ref: WeightsRef) -> str:
+        """Return the host, or the kind of source, from which this process brought `ref`."""
+
     def size_bytes(self, ref: WeightsRef) -> int:
         """Return the bytes that the weights of `ref` hold on disk, 0 if they are not here."""
 

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,18 +32,23 @@ type OnBytes = Callable[[int, int], None]
 class Throttle:
     """A cap on what all downloads of this agent bring together; 0 is none."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        rest: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.bytes_per_second = 0
+        self._now = now
+        self._rest = rest
         self._free_at = 0.0
 
     async def take(self, count: int) -> None:
         """Wait until `count` bytes more are within the cap."""
         if self.bytes_per_second <= 0:
             return
-        now = time.monotonic()
+        now = self._now()
         self._free_at = max(self._free_at, now) + count / self.bytes_per_second
-        if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
+        await self._rest(self._free_at - now)
 
 
 THROTTLE = Throttle()

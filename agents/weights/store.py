@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class Weights:
     """None takes what the environment says at the time of the fetch."""
     engines_root: Path | None = None
     """Where the engine environment lies that converts; None takes the default."""
+    _origins: dict[str, str] = field(default_factory=dict)
+    """By key: where this process brought weights from."""
 
     def present(self, ref: WeightsRef) -> Path | None:
         """Return the folder of `ref`, or of an equivalent, if it is here and whole."""
@@ -88,6 +90,10 @@ class Weights:
             else tree.checksum(folder)
         )
 
+    def origin(self, ref: WeightsRef) -> str:
+        """Return the host, or the kind of source, from which this process brought `ref`."""
+        return next((self._origins[r.key] for r in _equivalents(ref) if r.key in self._origins), "")
+
     def size_bytes(self, ref: WeightsRef) -> int:
         """Return the bytes that the weights of `ref` hold on disk, 0 if they are not here."""
         folder = self.present(ref)
@@ -119,27 +125,29 @@ class Weights:
     async def _bring(self, ref: WeightsRef, tell: OnProgress, lock: int) -> Path:
         work = self.cache_dir / "work" / ref.key
         work.mkdir(parents=True, exist_ok=True)
-        brought = await self._copy(ref, work, tell)
+        brought, origin = await self._copy(ref, work, tell)
         if brought is None:
-            brought = await self._fetch(ref, work, tell)
+            brought, origin = await self._fetch(ref, work, tell), ref.source.partition(":")[0]
             if ref.convert:
                 brought = await self._convert(ref, brought, work, tell, lock)
         await asyncio.to_thread(_finish, brought, self._ready(ref.key), ref)
+        self._origins[ref.key] = origin
         await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
         return self._ready(ref.key)
 
-    async def _copy(self, ref: WeightsRef, work: Path, tell: OnProgress) -> Path | None:
-        """Return the folder as a peer had it, ready to serve; None where no peer could help."""
+    async def _copy(self, ref: WeightsRef, work: Path, tell: OnProgress) -> tuple[Path | None, str]:
+        """Return the folder as a peer had it, and the peer; None where no peer could help."""
         sources = self.sources or from_environment()
         for one in ref.peers:
             try:
                 async with sources.client() as client:
-                    return await peer.fetch(client, one, ref, work, on_bytes=_meter(tell))
+                    folder = await peer.fetch(client, one, ref, work, on_bytes=_meter(tell))
+                    return folder, one.host
             except WeightsFault as fault:
                 log.warning("weights %s were not copied from %s: %s", ref.key, one.host, fault)
                 if fault.code == "disk_full":
                     raise
-        return None
+        return None, ""
 
     async def _fetch(self, ref: WeightsRef, work: Path, tell: OnProgress) -> Path:
         sources = self.sources or from_environment()

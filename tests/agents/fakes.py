@@ -314,6 +314,9 @@ class FakeWeights:
     def tree_sha256(self, ref: WeightsRef) -> str:
         return "tree"
 
+    def origin(self, ref: WeightsRef) -> str:
+        return "hf"
+
     def size_bytes(self, ref: WeightsRef) -> int:
         return 7
 

@@ -46,7 +46,7 @@ FILES = {
 }
 
 
-def _lay_out(shelf: Shelf) -> None:
+def lay_out(shelf: Shelf) -> None:
     """Put the repository on the shelf, its list of files in two pages."""
     shelf.items[f"/api/models/{REPO}/revision/main"] = _json({"sha": COMMIT})
     entries = [make(path, content) for path, (make, content) in FILES.items()]
@@ -63,13 +63,13 @@ def _json(value: object) -> Item:
     return Item(json.dumps(value).encode(), "application/json")
 
 
-def _resolve(path: str) -> str:
+def resolved(path: str) -> str:
     return f"/{REPO}/resolve/{COMMIT}/{path}"
 
 
 class TestFetch:
     async def test_brings_what_an_engine_loads_and_no_code(self, shelf, store, told):
-        _lay_out(shelf)
+        lay_out(shelf)
 
         folder = await store.ensure(REF, told.append)
 
@@ -84,32 +84,32 @@ class TestFetch:
         assert (folder / "model.safetensors").read_bytes() == TENSORS
 
     async def test_goes_on_where_it_stopped(self, shelf, store, told):
-        _lay_out(shelf)
-        shelf.items[_resolve("model.safetensors")].cut_after = [100_000]
+        lay_out(shelf)
+        shelf.items[resolved("model.safetensors")].cut_after = [100_000]
 
         folder = await store.ensure(REF, told.append)
 
-        asked = shelf.asked_for(_resolve("model.safetensors"))
+        asked = shelf.asked_for(resolved("model.safetensors"))
         assert [one.headers.get("range") for one in asked] == [None, "bytes=100000-"]
         assert (folder / "model.safetensors").read_bytes() == TENSORS
 
     async def test_files_that_are_whole_are_not_fetched_again(self, shelf, store, told):
-        _lay_out(shelf)
-        tensors = shelf.items.pop(_resolve("model.safetensors"))
+        lay_out(shelf)
+        tensors = shelf.items.pop(resolved("model.safetensors"))
         with pytest.raises(WeightsFault):
             await store.ensure(REF, told.append)
-        shelf.items[_resolve("model.safetensors")] = tensors
+        shelf.items[resolved("model.safetensors")] = tensors
 
         await store.ensure(REF, told.append)
 
-        assert len(shelf.asked_for(_resolve("config.json"))) == 1
+        assert len(shelf.asked_for(resolved("config.json"))) == 1
 
     async def test_the_token_is_shown_to_the_hub_and_to_nobody_else(self, shelf, store, told):
-        _lay_out(shelf)
+        lay_out(shelf)
         with open_shelf() as network:
             network.items["/blob"] = Item(TENSORS)
             away = Item(status=302, headers={"Location": f"{network.url}/blob"})
-            shelf.items[_resolve("model.safetensors")] = away
+            shelf.items[resolved("model.safetensors")] = away
 
             await store.ensure(REF, told.append)
 
@@ -121,8 +121,8 @@ class TestFetch:
 class TestRefusal:
     @pytest.mark.parametrize("path", ["model.safetensors", "config.json"], ids=["lfs", "git"])
     async def test_a_file_that_was_changed_keeps_nothing_of_it(self, shelf, store, told, path):
-        _lay_out(shelf)
-        item = shelf.items[_resolve(path)]
+        lay_out(shelf)
+        item = shelf.items[resolved(path)]
         item.body = bytes(len(item.body))
 
         with pytest.raises(WeightsFault, match=path) as caught:
@@ -140,7 +140,7 @@ class TestRefusal:
         assert caught.value.code == "weights_missing"
 
     async def test_a_model_without_safetensors_is_refused(self, shelf, store, told):
-        _lay_out(shelf)
+        lay_out(shelf)
         shelf.items["/page2"] = _json([])
         tree = f"/api/models/{REPO}/tree/{COMMIT}?recursive=true&expand=false"
         shelf.items[tree] = _json([_lfs("pytorch_model.bin", b"pickle")])
