@@ -49,19 +49,27 @@ def checked_scaling(wish: Scaling, policy: ScalingPolicy) -> ScalingPolicy:
 
 def warnings(policy: ScalingPolicy, start_seconds: float | None) -> list[str]:
     """Return what is allowed but hardly meant, with its number. `start_seconds`: measured, p90."""
-    found = []
-    idle = policy.scale_to_zero_after_seconds
-    if start_seconds is not None and policy.min_replicas == 0 and idle < start_seconds:
-        found.append(
-            f"scale_to_zero_after_seconds: {idle} s is shorter than a start, which takes "
-            f"{start_seconds:.0f} s here; it would start more than it serves."
-        )
-    if start_seconds is not None and policy.hold_seconds < start_seconds:
-        found.append(
-            f"hold_seconds: {policy.hold_seconds} s is shorter than a start, which takes "
-            f"{start_seconds:.0f} s here; replicas would leave as others come."
-        )
-    return found
+    if start_seconds is None:
+        return []
+    sleeps = policy.asleep_replicas > 0 or policy.shares_pool
+    doubts = (
+        (
+            policy.min_replicas == 0, "scale_to_zero_after_seconds",
+            "it would start more than it serves",
+        ),
+        (True, "hold_seconds", "replicas would leave as others come"),
+        # 0 keeps sleepers for ever.
+        (
+            sleeps and policy.asleep_ttl_seconds > 0, "asleep_ttl_seconds",
+            "a sleeper would be gone sooner than its start was worth",
+        ),
+    )  # fmt: skip
+    return [
+        f"{name}: {getattr(policy, name)} s is shorter than a start, which takes "
+        f"{start_seconds:.0f} s here; {what}."
+        for counts, name, what in doubts
+        if counts and getattr(policy, name) < start_seconds
+    ]
 
 
 def _set_bounds(wish: Scaling, policy: ScalingPolicy) -> None:

@@ -3,11 +3,12 @@
 import pytest
 
 from apps.accounts.states import Role
-from apps.deployments.models import Deployment, Event
+from apps.deployments.models import Deployment, Event, ScalerState
 from apps.deployments.serializers import DeploymentOutput, PlanOutput
 from apps.deployments.states import DeploymentPhase, ReplicaPhase
 from tests.apps.accounts.people import make_client
 from tests.apps.deployments.factories import (
+    NOW,
     make_deployment,
     make_host,
     make_replica,
@@ -236,6 +237,19 @@ class TestChange:
         body = api.patch(f"{URL}chat/", {"scaling": {"min_replicas": 3}}, format="json").json()
 
         assert (body["wanted_replicas"], body["newest_revision"]) == (3, 1)
+
+    def test_to_a_time_shorter_than_a_start_is_taken_with_a_warning(self, api):
+        row = make_deployment()
+        ScalerState.objects.create(
+            deployment=row, wanted_replicas=1, start_seconds=41.6, updated_at=NOW
+        )
+        change = {"scaling": {"asleep_replicas": 1, "asleep_ttl_seconds": 30}}
+
+        answer = api.patch(f"{URL}chat/", change, format="json")
+
+        assert answer.status_code == 200
+        [warning] = answer.json()["scaling"]["warnings"]
+        assert "asleep_ttl_seconds: 30 s is shorter than a start, which takes 42 s" in warning
 
     def test_is_refused_when_somebody_changed_it_meanwhile(self, api):
         make_deployment()

@@ -4,7 +4,7 @@ import pytest
 
 from apps.deployments.models import ScalingPolicy
 from apps.deployments.orders import Scaling
-from apps.deployments.scaling_checks import checked_scaling
+from apps.deployments.scaling_checks import checked_scaling, warnings
 from apps.lib.problems import Problem
 
 OFFICE = {"cron": "0 8 * * 1-5", "duration_seconds": 36_000, "min_replicas": 2}
@@ -56,3 +56,37 @@ class TestTaken:
         policy = checked_scaling(Scaling(schedule=[OFFICE]), ScalingPolicy())
 
         assert policy.schedule == [{**OFFICE, "timezone": "UTC", "max_replicas": None}]
+
+
+class TestWarned:
+    """Times that are shorter than a start are taken, and told with both numbers."""
+
+    @pytest.mark.parametrize(
+        ("field", "columns"),
+        [
+            ("scale_to_zero_after_seconds", {"min_replicas": 0, "scale_to_zero_after_seconds": 30}),
+            ("hold_seconds", {"hold_seconds": 30}),
+            ("asleep_ttl_seconds", {"asleep_replicas": 1, "asleep_ttl_seconds": 30}),
+            ("asleep_ttl_seconds", {"shares_pool": True, "asleep_ttl_seconds": 30}),
+        ],
+    )
+    def test_names_the_field_the_time_and_the_start(self, field, columns):
+        [warning] = warnings(ScalingPolicy(**columns), 41.6)
+
+        assert warning.startswith(f"{field}: 30 s is shorter than a start, which takes 42 s")
+
+    @pytest.mark.parametrize(
+        "columns",
+        [
+            {"min_replicas": 1, "scale_to_zero_after_seconds": 30},
+            {"asleep_replicas": 0, "asleep_ttl_seconds": 30},
+            {"asleep_replicas": 1, "asleep_ttl_seconds": 0},
+            {"min_replicas": 0, "scale_to_zero_after_seconds": 42},
+        ],
+        ids=["never at zero", "no sleepers", "sleepers for ever", "long enough"],
+    )
+    def test_not_where_the_time_means_nothing_or_is_long_enough(self, columns):
+        assert warnings(ScalingPolicy(**columns), 41.6) == []
+
+    def test_not_before_a_start_was_measured(self):
+        assert warnings(ScalingPolicy(min_replicas=0, hold_seconds=0), None) == []
