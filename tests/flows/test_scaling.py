@@ -41,6 +41,12 @@ def deployed(instance: Hearth, name: str, **scaling: object) -> Iterator[str]:
     instance.api("DELETE", f"deployments/{name}/")
 
 
+def in_phase(instance: Hearth, name: str, phase: str) -> dict | None:
+    """Return a replica of that phase, None if there is none."""
+    rows = instance.api("GET", f"deployments/{name}/replicas/").json()["results"]
+    return next((row for row in rows if row["phase"] == phase), None)
+
+
 def seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
@@ -118,6 +124,27 @@ class TestZero:
             assert statuses == [200] * 12
             replicas = simulated.api("GET", f"deployments/{name}/replicas/?stopped=true").json()
             assert replicas["count"] == 2
+
+
+class TestWake:
+    def test_demand_wakes_the_sleeper_rather_than_start_another(self, simulated, client):
+        scaling = {"max_replicas": 2, "target_concurrency": 2, "asleep_replicas": 1}
+        with deployed(simulated, "napper", **scaling) as name:
+            sleeper = wait_until(lambda: in_phase(simulated, name, "asleep"), 60, "a sleeper")
+            assert sleeper["nap"]["residual_bytes"] < sleeper["nap"]["held_bytes"] / 2
+            with open_streams(client, name, 8):
+                began = time.monotonic()
+                wait_until(
+                    lambda: simulated.deployment(name)["ready_replicas"] == 2, 30, "two ready"
+                )
+                took = time.monotonic() - began
+
+            assert took < 10
+            newest = simulated.api("GET", f"deployments/{name}/starts/").json()["results"][0]
+            assert (newest["replica"], newest["rung"]) == (sleeper["id"], "asleep")
+            assert [stage["stage"] for stage in newest["stages"]][0] == "wake"
+            claims = simulated.api("GET", "pool/").json()["claims"]
+            assert (claims[0]["deployment"], claims[0]["replica"]) == (name, sleeper["id"])
 
 
 class TestRefused:
