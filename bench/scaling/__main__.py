@@ -3,10 +3,13 @@
 Prints a Markdown table and draws `docs/images/scaling-*.svg`. Constants of the rule `hearth` were
 fitted on the first half of each trace (of ServeGen: on the first half of a day); `held out` is the
 second half (ServeGen: the day after), each from the same number of first replicas.
+
+`--case live` is no replay: it times a real step of demand through a whole Hearth (`live`).
 """
 
 import argparse
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,13 +17,14 @@ from multiprocessing import Pool
 from pathlib import Path
 
 from bench.autoscale import POLICIES, figures, half, replay
-from bench.scaling import draw, pool
+from bench.scaling import draw, live, pool
 from bench.scaling.cases import CASES, TRACES, Case
 
 SEEDS = (1, 2, 3, 4, 5)
 HELD_DAY_SEEDS = 2
 """Seeds of the day held out: a day takes ten seconds a replay."""
 IMAGES = Path("docs/images")
+LIVE = "live"
 
 type Job = tuple[str, str, int, str]
 type Cell = dict[str, float]
@@ -78,13 +82,23 @@ def show_pool() -> None:
         )
 
 
+def time_live() -> int:
+    """Print how soon demand is decided and ordered; return 1 if a target was missed."""
+    with tempfile.TemporaryDirectory(prefix="hearth-step-") as folder:
+        result = live.measure(Path(folder))
+    print(result.text())
+    return int(any(figure.is_met is False for figure in result.figures))
+
+
 def main() -> int:
     """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", action="append", choices=[c.key for c in CASES])
+    parser.add_argument("--case", action="append", choices=[*(c.key for c in CASES), LIVE])
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
+    if asked.case == [LIVE]:
+        return time_live()
     if not TRACES.is_dir():
         print(f"bench-scaling: no traces in {TRACES}; set HEARTH_TRACES", file=sys.stderr)
         return 2

@@ -142,7 +142,7 @@ class TestWake:
             assert took < 10
             newest = simulated.api("GET", f"deployments/{name}/starts/").json()["results"][0]
             assert (newest["replica"], newest["rung"]) == (sleeper["id"], "asleep")
-            assert [stage["stage"] for stage in newest["stages"]][0] == "wake"
+            assert newest["stages"][0]["stage"] == "wake"
             claims = simulated.api("GET", "pool/").json()["claims"]
             assert (claims[0]["deployment"], claims[0]["replica"]) == (name, sleeper["id"])
 
