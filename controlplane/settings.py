@@ -188,6 +188,9 @@ SPECTACULAR_SETTINGS = {
     },
 }
 
+DETOUR_SOURCES = ("apps.rag.queries.detours",)
+"""Functions that return model names for the routing table which this process answers itself."""
+
 WORKER_APP = "controlplane.celery"
 """Module of the Celery application, loaded by who first sends it something."""
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)

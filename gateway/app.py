@@ -19,6 +19,7 @@ from gateway.metrics import exposition
 from gateway.request import Request
 from gateway.server import ClientConnection
 from gateway.settings import Limits
+from gateway.wire import KeyRoute
 
 _JSON = b"application/json"
 _PLAIN = b"text/plain; charset=utf-8"
@@ -111,26 +112,33 @@ class Gateway:
 
     def _models(self, request: Request) -> tuple[int, bytes, bytes]:
         key = self.core.keys.find(request.headers, time.time())
-        names = allowed_models(key, self.core.fleet.names)
+        names = self._names(key)
         answer = {"object": "list", "data": [self._describe(name) for name in names]}
         return 200, msgspec.json.encode(answer), _JSON
 
     def _model(self, request: Request) -> tuple[int, bytes, bytes]:
         key = self.core.keys.find(request.headers, time.time())
         name = request.path.partition(b"?")[0].removeprefix(b"/v1/models/").decode("latin-1")
-        names = allowed_models(key, self.core.fleet.names)
+        names = self._names(key)
         if name not in names:
             raise Refused(errors.unknown_model(name, names))
         return 200, msgspec.json.encode(self._describe(name)), _JSON
 
+    def _names(self, key: KeyRoute) -> list[str]:
+        core = self.core
+        return sorted(allowed_models(key, core.fleet.names) + core.detours.allowed(key))
+
     def _describe(self, name: str) -> dict[str, object]:
-        route = self.core.fleet.routes[name]
+        detour = self.core.detours.routes.get(name)
+        behind = name if detour is None else detour.deployment
+        route = self.core.fleet.routes.get(behind)
+        created_at = detour.created_at if detour is not None else route.created_at if route else 0
         return {
             "id": name,
             "object": "model",
-            "created": int(route.created_at),
+            "created": int(created_at),
             "owned_by": "hearth",
-            "max_model_len": route.context_tokens,
+            "max_model_len": route.context_tokens if route is not None else None,
         }
 
     def _cors(self, request: Request) -> str:

@@ -36,7 +36,7 @@ class Keys:
 
     def find(self, headers: dict[bytes, bytes], wall: float) -> KeyRoute:
         """Return the key that `headers` carry. Raises Refused (401)."""
-        secret = _secret(headers)
+        secret = secret_in(headers)
         if not secret:
             raise Refused(no_key("Send an API key as `Authorization: Bearer <key>`."))
         key = self._by_hash.get(hashlib.sha256(secret).hexdigest())
@@ -82,7 +82,8 @@ def _may_use(key: KeyRoute, model: str, names: Mapping[str, _Named]) -> bool:
     return _ANY in allowed or model in allowed or names[model].name in allowed
 
 
-def _secret(headers: dict[bytes, bytes]) -> bytes:
+def secret_in(headers: dict[bytes, bytes]) -> bytes:
+    """Return the key's secret that `headers` carry; empty if they carry none."""
     value = headers.get(b"authorization")
     if value is not None:
         scheme, _, secret = value.partition(b" ")

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.address import parse_url
 from gateway.auth import Keys
+from gateway.detours import Detours
 from gateway.fleet import Deployment, Fleet, Replica
 from gateway.settings import Settings
 from gateway.spool import Spool
@@ -69,6 +70,7 @@ class Core:
         self.spool = spool
         self.keys = Keys()
         self.fleet = Fleet(self._open_pool)
+        self.detours = Detours(settings)
         self.sharing: Sharing | None = None
         """Other gateway processes to tell; None = there are none."""
         self.open: set[OpenRequest] = set()
@@ -108,6 +110,7 @@ class Core:
         """Make everything as `table` says, and move what this sets free."""
         self.fleet.apply(table, now=now, wall=wall)
         self.keys.apply(table.keys)
+        self.detours.apply(table)
         self.table_revision = table.revision
         self.table_at = now
         for request in list(self.open):

@@ -16,6 +16,7 @@ from gateway.errors import Problem, Refused
 from gateway.exchange import Exchange
 from gateway.fleet import Deployment
 from gateway.order import Order
+from gateway.passing import check_detour, pass_on
 from gateway.prefix import chain
 from gateway.request import Request
 from gateway.server import ClientConnection
@@ -36,6 +37,11 @@ def take_in(
     """
     key = _known_key(core, request)
     call = parse(endpoint, request.body, most_choices=core.settings.limits.choices)
+    if call.model in core.detours.routes:
+        check_detour(core, key, call)
+        _check_budget(key)
+        pass_on(core, client, request, key, call, fields)
+        return
     check_model(key, call.model, core.fleet.names)
     _begin(core, client, request, key, call, fields)
 
@@ -70,14 +76,18 @@ def _known_key(core: Core, request: Request) -> KeyRoute:
 def _begin(
     core: Core, client: ClientConnection, request: Request, key: KeyRoute, call: Call, fields: str
 ) -> None:
-    if key.budget_exhausted:
-        raise Refused(_no_budget(key, time.time()))
+    _check_budget(key)
     deployment = core.fleet.names[call.model]
     order = _order(core, request, call, key, deployment)
     if key.budget_low:
         fields += "x-hearth-budget: low\r\n"
     order.answer_fields = f"x-request-id: {order.request_id}\r\n{fields}"
     Exchange(core, client, deployment, order).start()
+
+
+def _check_budget(key: KeyRoute) -> None:
+    if key.budget_exhausted:
+        raise Refused(_no_budget(key, time.time()))
 
 
 def _no_budget(key: KeyRoute, wall: float) -> Problem:

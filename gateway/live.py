@@ -64,6 +64,7 @@ class Reporter:
         )
         if status != 200:
             raise LinkError(f"/gateway/v1/live: HTTP {status}")
+        self.core.detours.home_at = time.monotonic()
 
     def snapshot(self) -> Live:
         """Return the numbers of now."""

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.address import parse_url
 from gateway.router import ALPHAS, POLICIES
-from gateway.wire import ModelRoute, ReplicaRoute, RoutingTable, decode, encode
+from gateway.wire import Detour, ModelRoute, ReplicaRoute, RoutingTable, decode, encode
 
 WATCH_SECONDS = 0.25
 _HEX_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -36,6 +36,8 @@ def parse(content: bytes) -> RoutingTable:
         raise TableError(str(error)) from error
     for name, route in table.models.items():
         _check_model(f"$.models[{name!r}]", route)
+    for name, detour in table.detours.items():
+        _check_detour(f"$.detours[{name!r}]", detour)
     for number, key in enumerate(table.keys):
         if not _HEX_SHA256.fullmatch(key.sha256):
             raise TableError(f"$.keys[{number}].sha256 is not 64 hex digits")
@@ -65,6 +67,17 @@ def _check_replica(where: str, replica: ReplicaRoute) -> None:
         raise TableError(f"{where}.api_key holds blanks, line breaks or over 200 characters")
     try:
         parse_url(replica.url)
+    except ValueError as error:
+        raise TableError(f"{where}.url: {error}") from error
+
+
+def _check_detour(where: str, detour: Detour) -> None:
+    if detour.url.startswith("/"):
+        if not _NAME.fullmatch(detour.url):
+            raise TableError(f"{where}.url holds blanks or over 200 characters")
+        return
+    try:
+        parse_url(detour.url)
     except ValueError as error:
         raise TableError(f"{where}.url: {error}") from error
 

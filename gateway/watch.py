@@ -62,6 +62,7 @@ async def sweep(
                 client.sweep(now)
             for request in list(core.open):
                 request.check_deadlines(now)
+            core.detours.sweep()
             for deployment in list(core.fleet.deployments.values()):
                 for replica in list(deployment.replicas.values()):
                     replica.pool.sweep()

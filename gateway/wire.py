@@ -129,6 +129,23 @@ class ModelRoute(Message, frozen=True, kw_only=True):
     shadow: Shadow | None = None
 
 
+class Detour(Message, frozen=True, kw_only=True):
+    """A public model name that another program answers, which then calls the deployment itself.
+
+    A request for it holds no slot of the deployment and leaves no record: the program's own call,
+    which names this request as its parent, does both.
+    """
+
+    deployment: str
+    """What the program calls; a key for it is good for this name."""
+    url: str
+    """Where the program answers `/v1/chat/completions`: `http(s)://host:port[/prefix]`,
+    `unix:/path`, or `/prefix` on the control plane that the gateway follows."""
+    tenant: str = ""
+    """For keys of this tenant alone the name is there; empty = for all."""
+    created_at: float = 0.0
+
+
 class KeyRoute(Message, frozen=True, kw_only=True):
     id: str
     sha256: str
@@ -151,6 +168,8 @@ class KeyRoute(Message, frozen=True, kw_only=True):
 class RoutingTable(Message, frozen=True, kw_only=True):
     revision: int
     models: dict[str, ModelRoute] = {}
+    detours: dict[str, Detour] = {}
+    """By public model name; one that is in `models` too leads there."""
     keys: tuple[KeyRoute, ...] = ()
 
 

@@ -18,9 +18,10 @@ from apps.accounts.actions import audit
 from apps.accounts.models import User
 from apps.lib import clock, secrets
 from apps.lib.problems import Problem
-from apps.rag import actions, answering, asking, prompt
+from apps.rag import actions, answering, asking, prompt, queries
 from apps.rag.models import Alias, KnowledgeBase
 from apps.rag.retrieval import LONGEST_QUERY_CHARACTERS, Asked, Trace
+from apps.traffic import actions as traffic
 from apps.traffic.models import ApiKey
 
 
@@ -36,12 +37,19 @@ def attach(base: KnowledgeBase, *, deployment: str, name: str, user: User, now: 
         created_at=now,
     )
     if "+" not in alias.name:
-        raise Problem(400, "invalid", "name: it needs a +, as smollm2+handbook.")
+        raise Problem(
+            400, "invalid", "name: it needs a +, as smollm2+handbook.", extra={"field": "name"}
+        )
     try:
         with transaction.atomic():
             alias.save(force_insert=True)
     except IntegrityError as error:
-        raise Problem(409, "name_taken", f"{alias.name} is taken; give another `name`.") from error
+        raise Problem(
+            409,
+            "name_taken",
+            f"name: {alias.name} is taken; give another.",
+            extra={"field": "name"},
+        ) from error
     _tell(alias, "attached", user)
     return alias
 
@@ -89,17 +97,10 @@ def caller(authorization: str) -> Caller:
 
 def alias_for(who: Caller, name: str) -> Alias:
     """Return the alias of that name in the caller's team. Raises Problem 404."""
-    alias = (
-        Alias.objects.select_related(
-            "knowledge_base", "knowledge_base__live_build", "knowledge_base__profile"
-        )
-        .filter(
-            name=name,
-            knowledge_base__team=who.user.team,
-            knowledge_base__deleted_at__isnull=True,
-        )
-        .first()
+    rows = queries.aliases(who.user.team).select_related(
+        "knowledge_base", "knowledge_base__live_build", "knowledge_base__profile"
     )
+    alias = rows.filter(name=name).first()
     if alias is None or not who.may(alias):
         raise Problem(404, "model_not_found", f"The model {name[:128]} does not exist.")
     return alias
@@ -182,3 +183,4 @@ def _tell(alias: Alias, verb: str, user: User) -> None:
         data={"alias": alias.name, "deployment": alias.deployment},
     )
     actions.changed(alias.knowledge_base)
+    traffic.names_changed()

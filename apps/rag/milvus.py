@@ -37,6 +37,7 @@ WORDS_LIMIT_BYTES = 65_535
 """Longest VARCHAR of Milvus."""
 ERRORS = (MilvusException, grpc.RpcError)
 _AWAY_CODES = (2, 14)  # pymilvus: could not connect; gRPC: UNAVAILABLE
+_GRPC_LATE = 4  # DEADLINE_EXCEEDED; to pymilvus 4 means something else
 _AWAY_WORDS = (
     "unavailable",
     "deadline",
@@ -72,7 +73,7 @@ def _named(error: Exception) -> VectorsAway | VectorsRefused:
     code = getattr(error, "code", None)
     if isinstance(error, grpc.RpcError):
         code = code().value[0] if callable(code) else None
-        text = f"gRPC status {code}"
+        text = "no answer before the deadline" if code == _GRPC_LATE else f"gRPC status {code}"
     if code in _AWAY_CODES or any(word in text.lower() for word in _AWAY_WORDS):
         return VectorsAway(text.split("\n")[0])
     lowered = text.lower()

@@ -9,6 +9,7 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet, Sum
 from apps.accounts.models import User
 from apps.lib.problems import Problem
 from apps.rag.models import (
+    Alias,
     Build,
     Chunk,
     Document,
@@ -18,6 +19,8 @@ from apps.rag.models import (
     Profile,
 )
 from apps.rag.states import FILLING, UNFINISHED, DocumentState
+from apps.traffic import routing
+from gateway.wire import Detour
 
 
 def knowledge_bases(user: User) -> QuerySet[KnowledgeBase]:
@@ -41,6 +44,28 @@ def knowledge_base(user: User, name: str) -> KnowledgeBase:
     if found is None:
         raise Problem(404, "not_found", f"There is no knowledge base {name[:80]}.")
     return found
+
+
+def aliases(team: str) -> QuerySet[Alias]:
+    """Return the model names under which the knowledge bases of a team answer."""
+    return Alias.objects.filter(
+        knowledge_base__team=team, knowledge_base__deleted_at__isnull=True
+    ).order_by("name")
+
+
+def detours() -> dict[str, Detour]:
+    """Return every alias as gateways know it: they pass its chats on to `/rag/v1/` here."""
+    rows = Alias.objects.filter(knowledge_base__deleted_at__isnull=True).order_by("name")
+    found = rows.values_list("name", "deployment", "knowledge_base__team", "created_at")
+    return {
+        name: Detour(
+            deployment=deployment,
+            url="/rag",
+            tenant=routing.tenant(team),
+            created_at=created_at.timestamp(),
+        )
+        for name, deployment, team, created_at in found
+    }
 
 
 def documents(base: KnowledgeBase) -> QuerySet[Document]:

@@ -132,6 +132,7 @@ def _check(limits: KeyLimits, now: datetime | None) -> None:
     wanted = set(limits.allowed_models) - {ANY_MODEL}
     known = set(Deployment.objects.filter(name__in=wanted).values_list("name", flat=True))
     known |= set(ModelAlias.objects.filter(name__in=wanted).values_list("name", flat=True))
+    known |= queries.detours().keys() if wanted - known else set()
     if wanted - known:
         raise Problem(
             400,
@@ -221,8 +222,7 @@ def _deployment(name: str) -> Deployment:
 def _tell_alias(alias: ModelAlias, verb: str, actor: str) -> None:
     data = {"deployment": alias.deployment.name}
     audit(actor=actor, action=f"model_alias.{verb}", target=alias.name, data=data)
-    table_changed()
-    transaction.on_commit(await_gateways, robust=True)
+    names_changed()
 
 
 # --- Gateways ----------------------------------------------------------------------------------
@@ -242,6 +242,12 @@ def ensure_gateway_credential(name: str, path: Path) -> None:
 def table_changed() -> None:
     """Tell the web processes, after commit, to look whether the routing table is another now."""
     doorbell.ring(doorbell.TABLE)
+
+
+def names_changed() -> None:
+    """Tell of new or lost model names after commit, and wait then until the gateways know them."""
+    table_changed()
+    transaction.on_commit(await_gateways, robust=True)
 
 
 def await_gateways() -> None:

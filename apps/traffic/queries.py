@@ -10,9 +10,11 @@ from typing import cast
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.db import connection
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Sum, UUIDField
 from django.db.models.functions import Coalesce
+from django.utils.module_loading import import_string
 
 from agents.wire import Endpoint, EngineSpec
 from apps.accounts.models import AuditEntry
@@ -43,7 +45,7 @@ from apps.traffic.models import (
     UsageRow,
 )
 from apps.traffic.routing import Numbered, Served, ServedAlias, ServedModel, ServedReplica
-from gateway.wire import KeyRoute, RouteState, RoutingTable, Wake
+from gateway.wire import Detour, KeyRoute, RouteState, RoutingTable, Wake
 
 _MARKED = (
     (Event._meta.db_table, "id"),
@@ -165,7 +167,7 @@ def marks() -> Marks:
 
 
 def served(now: datetime) -> Served:
-    """Return everything that any gateway may need: six queries and one for new revisions."""
+    """Return everything that any gateway may need: seven queries and one for new revisions."""
     replicas = defaultdict(list)
     for row in _replica_rows():
         replicas[row.deployment_id].append(row)
@@ -181,7 +183,14 @@ def served(now: datetime) -> Served:
         aliases=tuple(
             ServedAlias(name=row.name, deployment=row.deployment.name) for row in aliases()
         ),
+        detours=detours(),
     )
+
+
+def detours() -> dict[str, Detour]:
+    """Return the names in front of deployments that other apps answer, from every source."""
+    sources = (import_string(path) for path in settings.DETOUR_SOURCES)
+    return {name: detour for source in sources for name, detour in source().items()}
 
 
 def _splits() -> dict[UUID, Split]:
@@ -325,7 +334,7 @@ def _key_route(row: ApiKey, spent: Spending, now: datetime) -> KeyRoute:
         tpm=row.tpm,
         max_in_flight=row.max_in_flight,
         expires_at=row.expires_at.timestamp() if row.expires_at else None,
-        tenant=f"team-{row.owner.team}" if row.owner else "",
+        tenant=routing.tenant(row.owner.team) if row.owner else "",
         budget_exhausted=state is BudgetState.EXHAUSTED,
         budget_low=state is BudgetState.LOW,
         budget_resets_at=resets_at.timestamp() if resets_at else None,

@@ -13,6 +13,7 @@ import msgspec
 
 from agents.wire import EVENTS_SOCKET, REPLAY_SOCKET, Endpoint, EngineSpec
 from gateway.wire import (
+    Detour,
     KeyRoute,
     KvEvents,
     Message,
@@ -71,6 +72,8 @@ class Served(Message, frozen=True, kw_only=True):
     models: tuple[ServedModel, ...]
     keys: tuple[KeyRoute, ...]
     aliases: tuple[ServedAlias, ...] = ()
+    detours: dict[str, Detour] = {}
+    """Names that another app answers in front of a deployment: see settings.DETOUR_SOURCES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,18 @@ def table(numbered: Numbered, host_name: str) -> RoutingTable:
             for name, deployment in names.items()
             if deployment in by_name
         },
+        detours={
+            name: detour
+            for name, detour in served.detours.items()
+            if detour.deployment in by_name and name not in names
+        },
         keys=served.keys,
     )
+
+
+def tenant(team: str) -> str:
+    """Return what sets the keys of a team apart at gateways."""
+    return f"team-{team}"
 
 
 def members(served: Served) -> Mapping[str, str]:

@@ -6,7 +6,10 @@ import pytest
 from django.test import AsyncClient, Client
 
 from apps.accounts.models import User
+from apps.deployments.models import Deployment
 from apps.traffic import actions as traffic
+from apps.traffic import queries
+from tests.apps.accounts.people import client_of
 from tests.apps.rag import shelf
 
 BASE = "/api/v1/knowledge-bases/handbook"
@@ -93,8 +96,6 @@ def attached(transactional_db, redis, milvus, gateway):
     shelf.chat()
     base = shelf.base(user)
     shelf.ingested(shelf.upload(base, user))
-    from tests.apps.accounts.people import client_of  # noqa: PLC0415
-
     made = client_of(user).post(f"{BASE}/aliases/", {"deployment": "smol"}, format="json")
     assert (made.status_code, made.json()["name"]) == (201, "smol+handbook")
     return gateway, secret_of(user)
@@ -132,6 +133,40 @@ class TestAlias:
         assert "thirty days" in sent["messages"][-1]["content"]
         assert headers["x-request-id"] == "parent-1"
         assert headers["Authorization"] == f"Bearer {secret}"
+
+    def test_is_in_the_gateways_table_until_it_is_detached(self, attached):
+        def detours():
+            return queries.routing_table("", shelf.NOW).detours
+
+        there = detours()["smol+handbook"]
+        user = User.objects.get(username="ada")
+        gone = client_of(user).delete(f"{BASE}/aliases/smol+handbook/")
+
+        assert (there.deployment, there.url, there.tenant) == ("smol", "/rag", "team-default")
+        assert gone.status_code == 204
+        assert detours() == {}
+
+    def test_rests_while_its_deployment_is_not_there(self, attached):
+        Deployment.objects.all().delete()
+
+        assert queries.routing_table("", shelf.NOW).detours == {}
+
+    def test_may_be_named_by_a_key(self, attached):
+        limits = traffic.KeyLimits(allowed_models=["smol+handbook"])
+        user = User.objects.get(username="ada")
+
+        key, _ = traffic.create_key(name="k", owner=user, limits=limits, actor="a", now=shelf.NOW)
+
+        assert key.allowed_models == ["smol+handbook"]
+
+    @pytest.mark.parametrize("name", ["handbook", "smol+handbook"], ids=["no plus", "taken"])
+    def test_that_cannot_be_had_names_the_field(self, attached, name):
+        order = {"deployment": "smol", "name": name}
+        user = User.objects.get(username="ada")
+        answer = client_of(user).post(f"{BASE}/aliases/", order, format="json")
+
+        assert answer.status_code in (400, 409)
+        assert answer.json()["detail"].startswith("name: ")
 
     def test_is_not_there_for_another_team_or_without_a_key(self, attached):
         stranger = secret_of(shelf.user("eve", team="other"))

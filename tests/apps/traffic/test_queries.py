@@ -199,7 +199,7 @@ def test_any_number_of_deployments_costs_the_same_queries(django_assert_num_quer
         world.replica(world.deployment(f"d{number}"), host)
     table()  # reads each new revision once
 
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(7):
         assert len(table().models) == 5
 
 
