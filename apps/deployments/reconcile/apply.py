@@ -4,10 +4,10 @@ Every step is guarded: a replica that changed since the snapshot makes its step 
 next pass plans anew. No network here.
 """
 
+import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import singledispatchmethod
-from typing import Any
 from uuid import UUID
 
 from django.db import transaction
@@ -16,17 +16,13 @@ from django.db.models import F
 from apps.deployments import actions, bookings, observed
 from apps.deployments.models import Decision, Deployment, Replica
 from apps.deployments.reconcile import moves, steps
-from apps.deployments.reconcile.placement import Candidate, Placed
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.reconcile.summary import summarize
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.lib import doorbell, live
 
-ACTOR = "reconciler"
-
-SHOWN_REFUSALS = 50
-"""A decision gives the reasons of so many hosts; with more, their number."""
+ACTOR = observed.RECONCILER
 
 _OVERTAKEN = (
     observed.StaleReplica, observed.IllegalMove, Replica.DoesNotExist, bookings.NotBooked
@@ -41,14 +37,11 @@ class Applier:
         self._now = now
 
     def apply(self, todo: Sequence[steps.Step]) -> None:
-        """Write every step; each is its own transaction."""
+        """Write every step but placements (`placing`); each is its own transaction."""
         for step in todo:
-            try:
-                with transaction.atomic():
-                    self._do(step)
-            except _OVERTAKEN:
-                # It moved since the snapshot: the next pass sees how.
-                continue
+            # What moved since the snapshot is overtaken: the next pass sees how.
+            with contextlib.suppress(*_OVERTAKEN), transaction.atomic():
+                self._do(step)
 
     @singledispatchmethod
     def _do(self, step: steps.Step) -> None:
@@ -65,36 +58,6 @@ class Applier:
         self._changed()
         doorbell.ring(doorbell.CONTROLLER)
         self._event(replica, "replica.pending", "is wanted")
-
-    @_do.register
-    def _place(self, step: steps.PlaceReplica) -> None:
-        placed = step.placed
-        replica = self._replica(step.replica_id)
-        if replica.host_id is not None or replica.phase != ReplicaPhase.PENDING:
-            return
-        bookings.book(
-            replica,
-            host_id=placed.host_id,
-            gpu_uuids=placed.gpu_uuids,
-            memory_bytes=placed.memory_bytes,
-            whole=placed.whole,
-        )
-        Replica.objects.filter(pk=replica.pk).update(
-            host_id=placed.host_id,
-            gpu_uuids=list(placed.gpu_uuids),
-            memory_bytes=placed.memory_bytes,
-            reason="",
-        )
-        Decision.objects.create(
-            deployment_id=self._snapshot.deployment_id,
-            created_at=self._now,
-            kind="placement",
-            reason=placed.why,
-            inputs=_inputs(replica, placed),
-        )
-        fleet_actions.bump_revision(placed.host_id)
-        self._changed()
-        self._event(replica, "replica.placed", f"is placed on {placed.host_name}: {placed.why}")
 
     @_do.register
     def _wait(self, step: steps.KeepWaiting) -> None:
@@ -276,27 +239,6 @@ class Applier:
         live.publish(live.deployment_group(name), "replica", deployment=name)
 
 
-def _inputs(replica: Replica, placed: Placed) -> dict[str, Any]:
-    """Return what the placement was made from; of many hosts the best, and why not the others."""
-    refused = dict(list(placed.refused.items())[:SHOWN_REFUSALS])
-    return {
-        "replica": str(replica.pk),
-        "host": placed.host_name,
-        "gpu_uuids": list(placed.gpu_uuids),
-        "memory_bytes": placed.memory_bytes,
-        "whole": placed.whole,
-        "candidates": [_shown(candidate) for candidate in placed.candidates],
-        "fitted": placed.fitted,
-        "refused": refused,
-        "refused_hosts": len(placed.refused),
-    }
-
-
-def _shown(candidate: Candidate) -> dict[str, Any]:
-    terms = {name: round(value, 3) for name, value in candidate.terms.items()}
-    return {"host": candidate.host, "score": round(candidate.score, 3), "terms": terms}
-
-
 def write_summary(snapshot: Snapshot, now: datetime) -> None:
     """Write the deployment's phase and reason as they follow from `snapshot`, and tell the pages.
 
@@ -307,9 +249,10 @@ def write_summary(snapshot: Snapshot, now: datetime) -> None:
     changed = rows.exclude(phase=phase, reason=reason).update(
         phase=phase, reason=reason, changed_at=now
     )
-    rows.filter(observed_generation__lt=snapshot.generation).update(
-        observed_generation=snapshot.generation
-    )
+    if snapshot.observed_generation < snapshot.generation:
+        rows.filter(observed_generation__lt=snapshot.generation).update(
+            observed_generation=snapshot.generation
+        )
     if changed:
         live.publish(live.FLEET, "deployment", deployment=snapshot.name)
         live.publish(live.deployment_group(snapshot.name), "deployment", deployment=snapshot.name)

@@ -4,37 +4,28 @@ A fixed number of queries however many deployments there are, one while there is
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
-from agents.wire import CacheKind, CacheState, GpuInfo, Inventory
 from apps.deployments import rollout_policy
 from apps.deployments.models import Deployment, Replica, Revision, Rollout
 from apps.deployments.orders import DRAIN_SECONDS
 from apps.deployments.queries import wanted_replicas
 from apps.deployments.reconcile import rungs
+from apps.deployments.reconcile.fleet import Fleet
 from apps.deployments.reconcile.rungs import Rungs
 from apps.deployments.reconcile.snapshot import (
     Constraints,
-    SeenGpu,
     SeenHost,
     SeenReplica,
     SeenRollout,
     Snapshot,
-    Taint,
     Toleration,
     WantedRevision,
-)
-from apps.deployments.room import (
-    Reserved,
-    free_gpu_bytes,
-    free_memory_bytes,
-    fresh_samples,
-    now_of,
-    reservations,
 )
 from apps.deployments.states import (
     DeploymentPhase,
@@ -45,9 +36,6 @@ from apps.deployments.states import (
     RolloutState,
 )
 from apps.deployments.verdict import Tally
-from apps.fleet.models import CacheItem, Host
-from apps.fleet.prices import kind_of
-from apps.fleet.queries import inventory_of, price_book, price_of
 from apps.fleet.states import HostState
 from apps.lib import clock
 from apps.telemetry import live as telemetry
@@ -66,12 +54,12 @@ _NOT_READ = (
 
 
 def load(
-    only: UUID | None = None,
+    only: Collection[UUID] | None = None,
     hosts: Callable[[], tuple[SeenHost, ...]] | None = None,
     *,
     now: datetime | None = None,
 ) -> list[Snapshot]:
-    """Return a snapshot of every deployment, or of `only` that one, as of `now`.
+    """Return a snapshot of every deployment, or of `only` those, as of `now`.
 
     `hosts` gives the hosts where the caller has read them already.
     """
@@ -87,8 +75,8 @@ def load(
         .order_by("created_at", "id")
     )
     if only is not None:
-        deployments = deployments.filter(pk=only)
-        replicas = replicas.filter(deployment_id=only)
+        deployments = deployments.filter(pk__in=only)
+        replicas = replicas.filter(deployment__in=only)
     rows = list(deployments)
     if not rows:
         return []
@@ -114,6 +102,10 @@ class _Around:
     rungs: Rungs
     rollouts: Mapping[UUID, Rollout]
 
+    @cached_property
+    def by_id(self) -> dict[UUID, SeenHost]:
+        return {host.id: host for host in self.hosts}
+
 
 def _live_revisions(rows: Iterable[Deployment]) -> dict[UUID, Revision]:
     """Return the live revision of each; the newest where none is set."""
@@ -136,100 +128,6 @@ def _open_rollouts(rows: Iterable[Deployment]) -> dict[UUID, Rollout]:
             "live__spec", "live__settings", "candidate__spec", "candidate__settings"
         )
     }
-
-
-class Fleet:
-    """The hosts as they are read once a pass; what is booked on them is read anew each time.
-
-    What a pass plans for one deployment is booked before the next one is planned, so many that are
-    ordered at once do not all go for the same host.
-    """
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[Host, Inventory, _Surroundings]] | None = None
-        self._seen: dict[UUID, tuple[Reserved, SeenHost]] = {}
-
-    def hosts(self) -> tuple[SeenHost, ...]:
-        """Return every host with what is booked now. One query, six the first time."""
-        reserved = reservations()
-        for host, inventory, around in self._read():
-            booked = reserved.get(host.pk, Reserved())
-            known = self._seen.get(host.pk)
-            if known is None or known[0] != booked:
-                self._seen[host.pk] = booked, seen_host(host, inventory, around, booked)
-        return tuple(seen for _, seen in self._seen.values())
-
-    def _read(self) -> "list[tuple[Host, Inventory, _Surroundings]]":
-        if self._rows is None:
-            samples, book, cached = fresh_samples(), price_book(), cached_keys()
-            self._rows = [
-                (
-                    host,
-                    now_of(inventory_of(host), samples.get(host.name)),
-                    _Surroundings(
-                        cached=cached.get(host.pk, frozenset()),
-                        price_per_hour_usd=float(price_of(host, book)[0]),
-                    ),
-                )
-                for host in Host.objects.order_by("name", "id")
-            ]
-        return self._rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Surroundings:
-    """What of a host does not stand in its row."""
-
-    cached: frozenset[str]
-    price_per_hour_usd: float
-
-
-def seen_host(
-    host: Host, inventory: Inventory, around: _Surroundings, reserved: Reserved
-) -> SeenHost:
-    """Return `host` as the planner sees it."""
-    return SeenHost(
-        id=host.id,
-        name=host.name,
-        state=HostState(host.state),
-        cordoned=host.cordoned,
-        labels=dict(host.labels),
-        taints=tuple(Taint(**taint) for taint in host.taints),
-        free_memory_bytes=free_memory_bytes(inventory, reserved),
-        memory_bytes=inventory.memory_total_bytes,
-        gpus=tuple(_seen_gpu(gpu, reserved) for gpu in inventory.gpus),
-        cached=around.cached,
-        price_per_hour_usd=around.price_per_hour_usd,
-    )
-
-
-def _seen_gpu(gpu: GpuInfo, reserved: Reserved) -> SeenGpu:
-    booked = reserved.of(gpu.uuid)
-    return SeenGpu(
-        uuid=gpu.uuid,
-        free_bytes=free_gpu_bytes(gpu, reserved),
-        taken=booked.whole,
-        shared=booked.shared,
-        total_bytes=gpu.memory_total_bytes,
-        kind=kind_of(gpu.name),
-        compute_capability=gpu.compute_capability,
-        nvlink_group=gpu.nvlink_group,
-        is_slice=bool(gpu.parent_uuid),
-    )
-
-
-def cached_keys() -> dict[UUID, frozenset[str]]:
-    """Return by host the keys of weights that lie there: loaded by an engine, or fetched ahead."""
-    rows = Replica.objects.filter(host__isnull=False, ready_at__isnull=False)
-    pairs = rows.values_list("host_id", "revision__fit__weights_key").order_by().distinct()
-    found: dict[UUID, set[str]] = defaultdict(set)
-    for host_id, key in pairs:
-        if key:
-            found[host_id].add(key)
-    ahead = CacheItem.objects.filter(kind=CacheKind.WEIGHTS, state=CacheState.PRESENT)
-    for host_id, key in ahead.values_list("host_id", "key"):
-        found[host_id].add(key)
-    return {host_id: frozenset(keys) for host_id, keys in found.items()}
 
 
 def _in_flight(grouped: dict[UUID, list[Replica]]) -> dict[UUID, int]:
@@ -328,8 +226,7 @@ def wanted_revision(revision: Revision) -> WantedRevision:
 
 
 def _seen(replica: Replica, around: _Around) -> SeenReplica:
-    host = next((host for host in around.hosts if host.id == replica.host_id), None)
-    known = {gpu.uuid for gpu in host.gpus} if host else set()
+    host = None if replica.host_id is None else around.by_id.get(replica.host_id)
     return SeenReplica(
         id=replica.pk,
         revision_id=replica.revision_id,
@@ -349,5 +246,5 @@ def _seen(replica: Replica, around: _Around) -> SeenReplica:
         in_flight=around.in_flight.get(replica.pk),
         code=replica.code,
         can_wake=around.rungs.can_wake(replica, host),
-        missing_gpus=tuple(uuid for uuid in replica.gpu_uuids if host and uuid not in known),
+        missing_gpus=() if host is None else host.missing(replica.gpu_uuids),
     )

@@ -9,7 +9,11 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import batched
+from uuid import UUID
 
 import redis
 from django.db import DatabaseError, close_old_connections, transaction
@@ -17,12 +21,15 @@ from django.db.models import Q
 
 from apps.deployments import observed
 from apps.deployments.models import Deployment, ReadRequest
-from apps.deployments.reconcile import prefetch
+from apps.deployments.reconcile import placing, prefetch
 from apps.deployments.reconcile.apply import Applier, write_summary
-from apps.deployments.reconcile.load import Fleet, load
-from apps.deployments.reconcile.plan import plan
+from apps.deployments.reconcile.fleet import Fleet
+from apps.deployments.reconcile.load import load
+from apps.deployments.reconcile.placing import Placement
+from apps.deployments.reconcile.plan import may_have_work, plan
 from apps.deployments.reconcile.scaler import Scaler
 from apps.deployments.reconcile.snapshot import Snapshot
+from apps.deployments.reconcile.steps import PlaceReplica
 from apps.deployments.reconcile.summary import summarize
 from apps.fleet import actions as fleet_actions
 from apps.lib import clock, doorbell, live
@@ -34,6 +41,9 @@ INTERVAL_SECONDS = 1.0
 LEASE_SECONDS = 15.0
 SWEEP_SECONDS = 5.0
 """How often silent hosts and forgotten reads are looked for."""
+
+AT_ONCE = 50
+"""Deployments that are reconciled with the same few queries; a lease lasts well beyond them."""
 
 _FAULT_PAUSE_SECONDS = 2.0
 
@@ -73,39 +83,34 @@ class Controller:
         """Make one pass over all deployments; return how many had something to do."""
         self._sweep(now)
         self._scaler.tick(now)
-        busy = 0
         fleet = Fleet()
+        busy = []
         for snapshot in load(hosts=fleet.hosts, now=now):
-            if plan(snapshot, now):
-                busy += self._reconcile(snapshot, now, fleet)
+            if may_have_work(snapshot) or plan(snapshot, now):
+                busy.append(snapshot.deployment_id)
             else:
                 self._settle(snapshot, now)
-        return busy
+        return sum(self._reconcile(some, now, fleet) for some in batched(busy, AT_ONCE))
 
-    def _reconcile(self, snapshot: Snapshot, now: datetime, fleet: Fleet) -> bool:
-        """Plan again under the lease and apply; False if another controller has it."""
-        if not self._claim(snapshot, now):
-            return False
-        for fresh in load(only=snapshot.deployment_id, hosts=fleet.hosts, now=now):
-            Applier(fresh, now).apply(plan(fresh, now))
-        # What a deployment is, in a word, follows from its replicas alone.
-        for after in load(only=snapshot.deployment_id, hosts=lambda: snapshot.hosts, now=now):
-            write_summary(after, now)
-        return True
+    def _reconcile(self, ids: Collection[UUID], now: datetime, fleet: Fleet) -> int:
+        """Plan again under the leases and apply; return how many no other controller has."""
+        claimed = self._claim(ids, now)
+        if claimed:
+            bring_about(claimed, now, fleet)
+        return len(claimed)
 
     def _settle(self, snapshot: Snapshot, now: datetime) -> None:
         row = (snapshot.phase, snapshot.reason)
         if row != summarize(snapshot) or snapshot.observed_generation < snapshot.generation:
             write_summary(snapshot, now)
 
-    def _claim(self, snapshot: Snapshot, now: datetime) -> bool:
-        """Take or renew the deployment's lease by one guarded update."""
+    def _claim(self, ids: Collection[UUID], now: datetime) -> list[UUID]:
+        """Take or renew the leases of deployments by one guarded update; return the ones got."""
+        until = now + timedelta(seconds=LEASE_SECONDS)
         free = Q(lease_until__isnull=True) | Q(lease_until__lt=now) | Q(lease_owner=self.owner)
-        return bool(
-            Deployment.objects.filter(free, pk=snapshot.deployment_id).update(
-                lease_owner=self.owner, lease_until=now + timedelta(seconds=LEASE_SECONDS)
-            )
-        )
+        rows = Deployment.objects.filter(pk__in=ids)
+        rows.filter(free).update(lease_owner=self.owner, lease_until=until)
+        return list(rows.filter(lease_owner=self.owner).values_list("pk", flat=True))
 
     def _sweep(self, now: datetime) -> None:
         if self._next_sweep is not None and now < self._next_sweep:
@@ -142,6 +147,35 @@ class Controller:
             message = subscription.get_message(ignore_subscribe_messages=True, timeout=1.0)
             if message and message["data"] == doorbell.CONTROLLER.encode():
                 self._rung.set()
+
+
+def bring_about(deployments: Collection[UUID], now: datetime, fleet: Fleet) -> None:
+    """Plan `deployments` one after the other and write what follows. The caller holds the leases.
+
+    Each is planned on the room that the ones before it leave; all placements are one transaction.
+    """
+    with live.together():
+        fleet.refresh()
+        placements: list[Placement] = []
+        for snapshot in load(deployments, hosts=fleet.hosts, now=now):
+            new = _apply(replace(snapshot, hosts=fleet.hosts()), now)
+            fleet.take(placement.placed for placement in new)
+            placements += new
+        placing.place(placements, now)
+        # What a deployment is, in a word, follows from its replicas alone.
+        for after in load(deployments, hosts=fleet.hosts, now=now):
+            write_summary(after, now)
+
+
+def _apply(snapshot: Snapshot, now: datetime) -> list[Placement]:
+    """Write the steps of a plan but its placements; return those."""
+    steps = plan(snapshot, now)
+    Applier(snapshot, now).apply([s for s in steps if not isinstance(s, PlaceReplica)])
+    return [
+        Placement(snapshot, step.replica_id, step.placed)
+        for step in steps
+        if isinstance(step, PlaceReplica)
+    ]
 
 
 def release_leases(owner: str) -> None:

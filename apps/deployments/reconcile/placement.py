@@ -9,9 +9,10 @@ slices serve alone. Ties go to the host whose name comes first.
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from uuid import UUID
 
+from apps.deployments.reconcile.gpus import Chooser, Usable, group_of, is_linked, with_share_taken
 from apps.deployments.reconcile.snapshot import Constraints, SeenGpu, SeenHost, WantedRevision
 from apps.fleet.states import HostState
 
@@ -38,6 +39,9 @@ class Candidate:
     host: str
     score: float
     terms: dict[str, float]
+
+
+NO_CANDIDATE = Candidate("", 0.0, {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,19 +101,23 @@ class _Stand:
 
     host: SeenHost
     replicas: int
-    gpus: list[SeenGpu]
-    free_memory_bytes: int
-    price_ratio: float
-    group: list[SeenGpu] = field(default_factory=list)
-    terms: dict[str, float] = field(default_factory=dict)
-    score: float = 0.0
+    usable: Usable
+    """What the replica could be given; on a CPU host its free memory."""
+    whole_bytes: int
+    fixed: dict[str, float]
+    """Terms that do not change during the plan."""
+    group: Sequence[SeenGpu] = ()
+    shown: Candidate = NO_CANDIDATE
 
 
 type _Ranked = tuple[float, str, _Stand]
 
 
 class _Contest:
-    """All hosts during one plan: those that fit in a heap by score, the others with a reason."""
+    """All hosts during one plan: those that fit in a heap by score, the others with a reason.
+
+    A pick looks again at the host that it took from, and at no other.
+    """
 
     def __init__(
         self,
@@ -122,90 +130,99 @@ class _Contest:
         self._constraints = constraints
         self._refused: dict[str, str] = {}
         self._heap: list[_Ranked] = []
-        cheapest = min((h.replica_price_usd(revision) for h in hosts), default=0.0)
-        for host in sorted(hosts, key=lambda h: h.name):
+        self._chooser = Chooser(revision, constraints)
+        prices = [host.replica_price_usd(revision) for host in hosts]
+        cheapest = min(prices, default=0.0)
+        refused: dict[str, str] = {}
+        for host, price in sorted(zip(hosts, prices, strict=True), key=lambda pair: pair[0].name):
             if reason := _refusal(constraints, host):
-                self._refused[host.name] = reason
+                refused[host.name] = reason
                 continue
-            price = host.replica_price_usd(revision)
-            stand = _Stand(
-                host=host,
-                replicas=replicas_per_host.get(host.id, 0),
-                gpus=[g for g in host.gpus if not g.taken and _suits(revision, constraints, g)],
-                free_memory_bytes=host.free_memory_bytes,
-                price_ratio=cheapest / price if price else 1.0,
-            )
-            self._weigh(stand)
+            stand = self._stand(host, cheapest / price if price else 1.0)
+            stand.replicas = replicas_per_host.get(host.id, 0)
+            if reason := _no_room(revision, constraints, stand):
+                refused[host.name] = reason
+            else:
+                self._heap.append(self._ranked(stand))
+        self._refused = refused
+        heapq.heapify(self._heap)
 
     def pick(self) -> Placed | NotPlaced:
         """Return the best place and take it, or why there is none."""
         if not self._heap:
-            return NotPlaced(why=_nowhere(self._refused), refused=dict(self._refused))
+            return NotPlaced(why=_nowhere(self._refused), refused=self._refused)
         fitted = len(self._heap)
-        shown = tuple(
-            Candidate(name, -negative, stand.terms)
-            for negative, name, stand in _first(self._heap, SHOWN_CANDIDATES)
-        )
-        stand = heapq.heappop(self._heap)[2]
+        shown = tuple(stand.shown for _, _, stand in _first(self._heap, SHOWN_CANDIDATES))
+        stand = self._heap[0][2]
         placed = self._placed(stand, shown, fitted)
         self._take(stand, placed)
         return placed
 
+    def _stand(self, host: SeenHost, price_ratio: float) -> _Stand:
+        revision, constraints = self._revision, self._constraints
+        usable = self._chooser.usable(host) if revision.gpus else Usable((), host.free_memory_bytes)
+        fixed = {
+            "cached": 0.0 if host.cached.isdisjoint(revision.cache_keys) else 1.0,
+            "price": price_ratio,
+            "welcome": 1.0,
+        }
+        if any(t.effect == "avoid" and not constraints.tolerates(t) for t in host.taints):
+            fixed["welcome"] = 0.0
+        return _Stand(
+            host=host,
+            replicas=0,
+            usable=usable,
+            whole_bytes=host.gpu_bytes
+            if revision.gpus
+            else max(host.memory_bytes, host.free_memory_bytes),
+            fixed=fixed,
+        )
+
     def _placed(self, stand: _Stand, shown: tuple[Candidate, ...], fitted: int) -> Placed:
         revision, host = self._revision, stand.host
-        uuids = tuple(gpu.uuid for gpu in stand.group)
+        group = stand.group if revision.gpus else ()
         return Placed(
             host_id=host.id,
             host_name=host.name,
-            gpu_uuids=uuids,
-            memory_bytes=max(map(revision.bytes_on, stand.group))
-            if uuids
-            else revision.memory_bytes,
+            gpu_uuids=tuple(gpu.uuid for gpu in group),
+            memory_bytes=max(map(revision.bytes_on, group)) if group else revision.memory_bytes,
             whole=not revision.shared,
             why=_reason(revision, host, fitted),
-            refused=dict(self._refused),
+            refused=self._refused,
             candidates=shown,
             fitted=fitted,
         )
 
     def _take(self, stand: _Stand, placed: Placed) -> None:
-        """Take the room of `placed` off its host and weigh the host again."""
+        """Take the room of `placed` off the best host and put it where it belongs now."""
         stand.replicas += 1
+        left = stand.usable
         if not placed.gpu_uuids:
-            stand.free_memory_bytes -= placed.memory_bytes
+            stand.usable = Usable((), left.free_bytes - placed.memory_bytes)
         elif placed.whole:
-            stand.gpus = [gpu for gpu in stand.gpus if gpu.uuid not in placed.gpu_uuids]
+            others = [gpu for gpu in left.gpus if gpu.uuid not in placed.gpu_uuids]
+            given = sum(gpu.free_bytes for gpu in stand.group)
+            stand.usable = Usable(others, left.free_bytes - given)
         else:
-            stand.gpus = [
-                replace(gpu, free_bytes=gpu.free_bytes - placed.memory_bytes, shared=True)
-                if gpu.uuid in placed.gpu_uuids
-                else gpu
-                for gpu in stand.gpus
-            ]
-        self._weigh(stand)
+            stand.usable = with_share_taken(left, stand.group[0], placed.memory_bytes)
+        if reason := _no_room(self._revision, self._constraints, stand):
+            heapq.heappop(self._heap)
+            # A new one: decisions made before keep what they saw.
+            self._refused = {**self._refused, stand.host.name: reason}
+        else:
+            heapq.heapreplace(self._heap, self._ranked(stand))
 
-    def _weigh(self, stand: _Stand) -> None:
-        """Put `stand` into the heap with its score, or among the refused with the reason."""
-        revision = self._revision
-        if reason := _no_room(revision, self._constraints, stand):
-            self._refused[stand.host.name] = reason
-            return
-        stand.terms = _terms(revision, self._constraints, stand)
-        stand.score = sum(WEIGHTS[name] * value for name, value in stand.terms.items())
-        heapq.heappush(self._heap, (-stand.score, stand.host.name, stand))
+    def _ranked(self, stand: _Stand) -> _Ranked:
+        """Score `stand`: an entry of the heap."""
+        terms = _terms(self._revision, self._constraints, stand)
+        score = sum([WEIGHTS[name] * value for name, value in terms.items()])
+        stand.shown = Candidate(stand.host.name, score, terms)
+        return (-score, stand.host.name, stand)
 
 
 def _first(heap: Sequence[_Ranked], count: int) -> list[_Ranked]:
-    """Return the `count` smallest of `heap` in order, without looking at the rest of it."""
-    found: list[_Ranked] = []
-    edge = [(heap[0], 0)] if heap else []
-    while edge and len(found) < count:
-        item, index = heapq.heappop(edge)
-        found.append(item)
-        for child in (2 * index + 1, 2 * index + 2):
-            if child < len(heap):
-                heapq.heappush(edge, (heap[child], child))
-    return found
+    """Return the `count` smallest of `heap` in order: they lie in its first `count` levels."""
+    return sorted(heap[: 2**count - 1])[:count]
 
 
 def _refusal(constraints: Constraints, host: SeenHost) -> str:
@@ -228,89 +245,33 @@ def _refusal(constraints: Constraints, host: SeenHost) -> str:
 def _no_room(revision: WantedRevision, constraints: Constraints, stand: _Stand) -> str:
     """Choose the GPUs for the next replica; return what is missing, empty if nothing is."""
     if revision.gpus == 0:
-        missing = revision.memory_bytes - stand.free_memory_bytes
+        missing = revision.memory_bytes - stand.usable.free_bytes
         return f"needs {_gib(missing)} more memory" if missing > 0 else ""
-    if not stand.host.gpus:
-        return "has no GPU"
-    suited = [
-        gpu
-        for gpu in stand.gpus
-        if gpu.free_bytes >= revision.bytes_on(gpu) and (revision.shared or not gpu.shared)
-    ]
-    stand.group = _group(revision.gpus, suited)
+    stand.group = group_of(revision.gpus, stand.usable)
     if stand.group:
         return ""
+    if not stand.host.gpus:
+        return "has no GPU"
     if constraints.gpu_kind and all(g.kind != constraints.gpu_kind for g in stand.host.gpus):
         return f"has no GPU of kind {constraints.gpu_kind}"
-    of_one_kind = " of one kind" if len({gpu.kind for gpu in suited}) > 1 else ""
+    of_one_kind = " of one kind" if len({gpu.kind for gpu in stand.usable.gpus}) > 1 else ""
     return (
         f"needs {revision.gpus} GPUs{of_one_kind} with {_gib(revision.bytes_per_gpu)} free each, "
-        f"has {len(suited)}"
+        f"has {len(stand.usable.gpus)}"
     )
-
-
-def _suits(revision: WantedRevision, constraints: Constraints, gpu: SeenGpu) -> bool:
-    """Return whether `gpu` is of the right sort, whatever is free of it."""
-    return (
-        constraints.gpu_kind in ("", gpu.kind)
-        and not (gpu.is_slice and revision.gpus > 1)
-        and gpu.is_new_enough(revision.min_compute_capability)
-    )
-
-
-def _group(wanted: int, gpus: Sequence[SeenGpu]) -> list[SeenGpu]:
-    """Return the best `wanted` of `gpus`, empty if there are too few of one kind.
-
-    Linked ones before others, of those the group with the fewest to spare, then the tightest
-    GPUs: large groups and large GPUs stay free for large models.
-    """
-    if wanted == 1 or len(gpus) < wanted:
-        tightest = heapq.nsmallest(wanted, gpus, key=lambda g: (g.free_bytes, g.uuid))
-        return tightest if len(tightest) == wanted else []
-    linked: dict[tuple[str, int | None], list[SeenGpu]] = {}
-    kinds: dict[str, list[SeenGpu]] = {}
-    for gpu in gpus:
-        kinds.setdefault(gpu.kind, []).append(gpu)
-        if gpu.nvlink_group is not None:
-            linked.setdefault((gpu.kind, gpu.nvlink_group), []).append(gpu)
-    for pools in (linked.values(), kinds.values()):
-        large = [pool for pool in pools if len(pool) >= wanted]
-        if large:
-            pool = min(large, key=lambda p: (len(p), p[0].uuid))
-            return sorted(pool, key=lambda g: (g.free_bytes, g.uuid))[:wanted]
-    return []
 
 
 def _terms(revision: WantedRevision, constraints: Constraints, stand: _Stand) -> dict[str, float]:
-    host = stand.host
-    left, whole = _left(revision, stand)
-    terms = {
-        "spread": 1 / (1 + stand.replicas),
-        "cached": 1.0 if host.cached.intersection(revision.cache_keys) else 0.0,
-        "price": stand.price_ratio,
-        "room": left / (left + 64 * _GIB),
-        "welcome": 1.0,
-    }
+    left, whole = stand.usable.free_bytes, stand.whole_bytes
+    terms = dict(stand.fixed)
     if constraints.strategy == "binpack":
-        del terms["spread"], terms["room"]
         terms["binpack"] = 1 - left / whole if whole else 0.0
+    else:
+        terms["spread"] = 1 / (1 + stand.replicas)
+        terms["room"] = left / (left + 64 * _GIB)
     if revision.gpus > 1:
-        terms["nvlink"] = 1.0 if _is_linked(stand.group) else 0.0
-    if any(t.effect == "avoid" and not constraints.tolerates(t) for t in host.taints):
-        terms["welcome"] = 0.0
+        terms["nvlink"] = 1.0 if is_linked(stand.group) else 0.0
     return terms
-
-
-def _is_linked(group: Sequence[SeenGpu]) -> bool:
-    return group[0].nvlink_group is not None and len({g.nvlink_group for g in group}) == 1
-
-
-def _left(revision: WantedRevision, stand: _Stand) -> tuple[int, int]:
-    """Return (bytes free, bytes in all) of what the revision runs on."""
-    if revision.gpus == 0:
-        return stand.free_memory_bytes, max(stand.host.memory_bytes, stand.free_memory_bytes)
-    free = sum(gpu.free_bytes for gpu in stand.gpus)
-    return free, sum(max(gpu.total_bytes, gpu.free_bytes) for gpu in stand.host.gpus)
 
 
 def _nowhere(refused: dict[str, str]) -> str:

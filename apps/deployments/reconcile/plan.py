@@ -61,6 +61,17 @@ def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
     ]
 
 
+def may_have_work(snapshot: Snapshot) -> bool:
+    """Return whether a glance tells that `plan` has steps: a replica that was never tried to place.
+
+    False says nothing; then ask `plan`, which for such a replica weighs every host.
+    """
+    return snapshot.desired is DesiredDeployment.RUNNING and any(
+        r.phase is ReplicaPhase.PENDING and r.host_id is None and not r.reason
+        for r in snapshot.replicas
+    )
+
+
 def backoff_seconds(failures: int) -> float:
     """Return the wait before the next try after `failures` failures in a row (1 or more)."""
     doublings = min(max(failures, 1) - 1, 10)
@@ -130,7 +141,7 @@ def _placements(
     ]
     if not waiting:
         return []
-    waiting.sort(key=lambda r: (r in sleepers, r.created_at, str(r.id)))
+    waiting.sort(key=lambda r: (_sleeps(r), r.created_at, r.id.int))
     waiting = [r for r in waiting if r.revision_id == waiting[0].revision_id]
     revision, around = snapshot.revision_of(waiting[0]), _replicas_per_host([*kept, *sleepers])
 
@@ -148,10 +159,14 @@ def _placements(
         left = waiting[len(steps) :]
         steps += [KeepWaiting(r.id, last) for r in left if r.reason != last.why]
     if isinstance(found[0], NotPlaced):
-        if waiting[0] not in sleepers:
+        if not _sleeps(waiting[0]):
             steps += ladder.make_room(snapshot, snapshot.sleepers, lambda h: place_on(h)[0])
         steps += rollout.make_room_in_place(snapshot, kept, now)
     return steps
+
+
+def _sleeps(replica: SeenReplica) -> bool:
+    return replica.desired is DesiredReplica.ASLEEP
 
 
 def _is_stranded(replica: SeenReplica) -> bool:

@@ -17,7 +17,8 @@ from django.db import transaction
 from agents.wire import CacheKind, CacheOrder, CacheState, EngineKind, EngineSpec
 from apps.deployments.models import Deployment, Replica, Revision
 from apps.deployments.reconcile.caching import hosts_to_cache
-from apps.deployments.reconcile.load import Fleet, constraints_of, wanted_revision
+from apps.deployments.reconcile.fleet import Fleet
+from apps.deployments.reconcile.load import constraints_of, wanted_revision
 from apps.deployments.reconcile.snapshot import SeenHost
 from apps.deployments.states import DesiredDeployment, ReplicaPhase
 from apps.fleet import actions as fleet_actions

@@ -4,10 +4,10 @@ A snapshot is complete for one deployment: its wishes, its replicas, and the roo
 after all other deployments' reservations. Planning a snapshot twice gives the same steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from uuid import UUID
 
 from agents.wire import Rung
@@ -46,11 +46,59 @@ class SeenGpu:
     is_slice: bool = False
     """A MIG slice."""
 
+    @property
+    def sort(self) -> "GpuSort":
+        return self.kind, self.total_bytes, self.compute_capability, self.is_slice
+
     def is_new_enough(self, oldest: str) -> bool:
         """Compare compute capabilities; a GPU that does not tell its own is let through."""
         if not oldest or not self.compute_capability:
             return True
         return _numbers(self.compute_capability) >= _numbers(oldest)
+
+
+type GpuSort = tuple[str, int, str, bool]
+"""Kind, memory, compute capability, whether it is a slice: all that a plan asks of a GPU's make."""
+
+
+def tightness(gpu: SeenGpu) -> tuple[int, str]:
+    """Return what GPUs are sorted by where the tightest that fits is to be taken."""
+    return gpu.free_bytes, gpu.uuid
+
+
+def first_uuid(gpus: Iterable[SeenGpu]) -> str:
+    """Return what groups of GPUs are sorted by, so that a tie always goes the same way."""
+    return min(gpu.uuid for gpu in gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """Free GPUs of one sort on one host."""
+
+    sort: GpuSort
+    gpus: tuple[SeenGpu, ...]
+    """The tightest first."""
+    free_bytes: int
+    """Of all of them."""
+    has_shared: bool
+    linked: tuple[tuple[SeenGpu, ...], ...]
+    """Its NVLink groups, by their first uuid."""
+
+    @classmethod
+    def of(cls, sort: GpuSort, gpus: Iterable[SeenGpu]) -> "Shelf":
+        """Return the shelf of `gpus`, which are all of that sort."""
+        ranked = tuple(sorted(gpus, key=tightness))
+        groups: dict[int, list[SeenGpu]] = {}
+        for gpu in ranked:
+            if gpu.nvlink_group is not None:
+                groups.setdefault(gpu.nvlink_group, []).append(gpu)
+        return cls(
+            sort=sort,
+            gpus=ranked,
+            free_bytes=sum(gpu.free_bytes for gpu in ranked),
+            has_shared=any(gpu.shared for gpu in ranked),
+            linked=tuple(tuple(group) for group in sorted(groups.values(), key=first_uuid)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +128,28 @@ class SeenHost:
     cached: frozenset[str] = frozenset()
     """Keys of weights and images that lie on the host."""
     price_per_hour_usd: float = 0.0
+
+    @cached_property
+    def shelves(self) -> tuple[Shelf, ...]:
+        """The GPUs that no replica has for itself, by sort. Made once for all plans."""
+        sorts: dict[GpuSort, list[SeenGpu]] = {}
+        for gpu in self.gpus:
+            if not gpu.taken:
+                sorts.setdefault(gpu.sort, []).append(gpu)
+        return tuple(Shelf.of(sort, gpus) for sort, gpus in sorts.items())
+
+    @cached_property
+    def _uuids(self) -> frozenset[str]:
+        return frozenset(gpu.uuid for gpu in self.gpus)
+
+    def missing(self, gpu_uuids: Iterable[str]) -> tuple[str, ...]:
+        """Return those of `gpu_uuids` that it has no more."""
+        return tuple(uuid for uuid in gpu_uuids if uuid not in self._uuids)
+
+    @cached_property
+    def gpu_bytes(self) -> int:
+        """Memory of all GPUs."""
+        return sum(max(gpu.total_bytes, gpu.free_bytes) for gpu in self.gpus)
 
     def replica_price_usd(self, revision: "WantedRevision") -> float:
         """Return what an hour of one replica costs here: its share of the host."""

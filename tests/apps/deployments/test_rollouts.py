@@ -8,7 +8,8 @@ from apps.deployments import actions, evidence, queries, rollout_orders, rollout
 from apps.deployments.evidence import Sample
 from apps.deployments.models import Decision, Deployment, Event, Rollout
 from apps.deployments.orders import Change, NewDeployment, Scaling
-from apps.deployments.reconcile.apply import Applier
+from apps.deployments.reconcile import loop
+from apps.deployments.reconcile.fleet import Fleet
 from apps.deployments.reconcile.load import load
 from apps.deployments.reconcile.plan import plan
 from apps.deployments.states import DesiredReplica, ReplicaPhase, RolloutStage, RolloutState
@@ -49,8 +50,7 @@ def changed(row: Deployment, **engine) -> Rollout:
 
 
 def one_pass(now=NOW) -> None:
-    for snapshot in load():
-        Applier(snapshot, now).apply(plan(snapshot, now))
+    loop.bring_about(Deployment.objects.values_list("pk", flat=True), now, Fleet())
 
 
 def all_ready() -> None:
