@@ -119,7 +119,7 @@ def main() -> int:
         show(case, found[case.key])
     if not asked.case:
         show_pool()
-        draw.charts(cases, IMAGES)
+    draw.charts(cases, IMAGES)
     print(f"\n{len(jobs)} replays of {asked.seeds} seeds in {time.monotonic() - began:.0f} s.")
     return 0
 
