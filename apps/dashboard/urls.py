@@ -5,6 +5,7 @@ from django.urls import URLPattern, path
 from apps.accounts.views import SignIn, SignOut
 from apps.dashboard.views import (
     activity,
+    aliases,
     catalog,
     deployment,
     deployments,
@@ -96,6 +97,9 @@ urlpatterns: list[URLPattern] = [
     path(f"{_DOC}delete/", knowledge.remove, name="knowledge-document-delete"),
     path("keys/", keys.index, name="keys"),
     path("keys/<uuid:key_id>/revoke/", keys.revoke, name="key-revoke"),
+    path("keys/aliases/", aliases.add, name="alias-add"),
+    path("keys/aliases/point/", aliases.point, name="alias-point"),
+    path("keys/aliases/delete/", aliases.delete, name="alias-delete"),
     path("usage/", usage.index, name="usage"),
     path("activity/", activity.events, name="activity"),
     path("audit/", activity.audit, name="audit"),

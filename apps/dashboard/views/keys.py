@@ -76,6 +76,8 @@ def _list(
     now = clock.now()
     context = {
         "keys": _rows(_found(q), now),
+        "aliases": queries.aliases(),
+        "deployments": _models(),
         "q": q,
         "form": form,
         "made": made,

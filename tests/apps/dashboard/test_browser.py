@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from agents.wire import EngineKind
 from apps.deployments.models import Deployment, Replica
 from apps.lib import clock, live
+from apps.traffic.models import ModelAlias
 from tests.apps.dashboard import factories
 
 pytestmark = pytest.mark.browser
@@ -67,6 +68,9 @@ def fleet(visitor):
     factories.replica(rolling, box)
     factories.canary(rolling, box, now=now)
     factories.warm(smol, box)
+    ModelAlias.objects.create(
+        name="org/gpt-4o-mini", deployment=smol, created_by="root", created_at=now
+    )
     factories.event("smol is ready", deployment="smol", at=now)
     factories.event("box went silent", severity="warning", host="box", at=now)
     return smol

@@ -8,7 +8,7 @@ from apps.accounts.models import User
 from apps.deployments.models import Deployment
 from apps.fleet.models import DefaultPrice, Host, JoinToken
 from apps.lib import clock
-from apps.traffic.models import ApiKey, UsageHour
+from apps.traffic.models import ApiKey, ModelAlias, UsageHour
 from tests.apps.dashboard import factories
 
 SLUG = "smollm2-135m-instruct"
@@ -250,6 +250,52 @@ class TestKeys:
         key.refresh_from_db()
         assert before is None
         assert key.revoked_at is not None
+
+
+class TestAliases:
+    def test_an_alias_is_made_pointed_elsewhere_and_taken_away(self, signed_in, smol):
+        factories.deployment("other", phase="ready")
+        name = "org/gpt-4o-mini"
+
+        signed_in.post("/keys/aliases/", {"name": name, "deployment": "smol"})
+        first = ModelAlias.objects.get(pk=name).deployment.name
+        signed_in.post("/keys/aliases/point/", {"name": name, "deployment": "other"})
+        second = ModelAlias.objects.get(pk=name).deployment.name
+        signed_in.post(f"/keys/aliases/delete/?name={name}", {"confirm": "something else"})
+        kept = ModelAlias.objects.count()
+        signed_in.post(f"/keys/aliases/delete/?name={name}", {"confirm": name})
+
+        assert (first, second, kept) == ("smol", "other", 1)
+        assert not ModelAlias.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("name", "deployment", "said"),
+        [
+            ("smol", "smol", "is a deployment already"),
+            ("no name", "smol", "is no model name"),
+            ("gpt", "ghost", "there is no deployment ghost"),
+        ],
+    )
+    def test_a_wrong_one_is_refused_with_the_reason(self, signed_in, smol, name, deployment, said):
+        answer = signed_in.post(
+            "/keys/aliases/", {"name": name, "deployment": deployment}, follow=True
+        )
+
+        assert said in text_of(answer).replace("&#x27;", "'")
+        assert not ModelAlias.objects.exists()
+
+    def test_viewers_see_where_an_alias_leads_and_change_nothing(self, client, redis, smol):
+        ModelAlias.objects.create(
+            name="gpt", deployment=smol, created_by="root", created_at=clock.now()
+        )
+        client.force_login(factories.user("vera", "viewer"))
+
+        html = client.get("/keys/").content.decode()
+        refused = client.post("/keys/aliases/", {"name": "other", "deployment": "smol"})
+
+        assert "gpt" in html
+        assert "Add alias" not in html
+        assert refused.status_code == 403
 
 
 class TestSettings:
