@@ -57,7 +57,7 @@ def deployments(names: Iterable[str] | None = None) -> list[Seen]:
     rows = deployment_queries.deployments()
     if names is not None:
         rows = rows.filter(name__in=list(names))
-    return _seen(list(rows))
+    return _seen([row for row in rows if deployment_queries.is_there(row)])
 
 
 def deployment(name: str) -> Seen:
@@ -79,7 +79,7 @@ def _seen(rows: list[Deployment]) -> list[Seen]:
             status=deployment_queries.status_of(row),
             revision=revision,
             replicas=tuple(row.current_replicas),  # type: ignore[attr-defined]
-            max_in_flight=limits[revision.pk] or _DEFAULT_MAX_IN_FLIGHT,
+            max_in_flight=limits.get(revision.pk) or _DEFAULT_MAX_IN_FLIGHT,
             usd_per_hour=prices.usd_per_hour(row.current_replicas, book),  # type: ignore[attr-defined]
         )
         for row, revision in zip(rows, newest, strict=True)

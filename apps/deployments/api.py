@@ -82,7 +82,7 @@ class DeploymentList(IdempotentWrites, GenericAPIView[Deployment]):
             )
         if "ordering" in wanted:
             found = found.order_by(wanted["ordering"], "id")
-        page = self.paginate_queryset(found) or []
+        page = [d for d in self.paginate_queryset(found) or [] if queries.is_there(d)]
         numbers, endpoint = live.numbers(), endpoint_for(request)
         return self.get_paginated_response([deployment_row(d, numbers, endpoint) for d in page])
 

@@ -110,6 +110,14 @@ def open_rollouts() -> QuerySet[Rollout]:
     )  # fmt: skip
 
 
+def is_there(deployment: Deployment) -> bool:
+    """Return False for a row from `deployments()` that was deleted while it was read.
+
+    Its parts come by queries of their own, and every deployment has a revision.
+    """
+    return bool(deployment.all_revisions)  # type: ignore[attr-defined]
+
+
 def rollout_of(deployment: Deployment) -> Rollout | None:
     """Return the open rollout of a row from `deployments()`; makes no query."""
     found: Sequence[Rollout] = deployment.open_rollouts  # type: ignore[attr-defined]
@@ -140,7 +148,7 @@ def target_revision(deployment: Deployment) -> Revision:
 def get(name: str) -> Deployment:
     """Return the deployment `name`, prefetched. Raises Problem 404 with near names."""
     row = deployments().filter(name=name).first()
-    if row is not None:
+    if row is not None and is_there(row):
         return row
     names = list(Deployment.objects.values_list("name", flat=True))
     near = difflib.get_close_matches(name, names, n=3)

@@ -3,12 +3,13 @@
 import re
 
 import pytest
+from django.db import connection
 from django.test import Client
 
 from agents.wire import EngineKind
 from apps.accounts.states import Role
 from apps.dashboard import words
-from apps.deployments.models import ReadRequest
+from apps.deployments.models import Deployment, ReadRequest
 from apps.deployments.states import DeploymentPhase, ReplicaPhase
 from apps.fleet.states import HostState
 from apps.lib.addresses import gateway_url
@@ -236,3 +237,33 @@ def test_a_role_that_is_missing_is_named(viewer, smol):
 
     assert response.status_code == 403
     assert str(Role.OPERATOR) in text_of(response)
+
+
+class TestADeploymentThatIsDeletedWhileAPageReadsIt:
+    @pytest.fixture
+    def vanishing(self, smol):
+        """Between the deployments and their revisions, somebody else deletes them all."""
+        gone = []
+
+        def delete_first(execute, sql, params, many, context):
+            if not gone and sql.startswith("SELECT") and 'FROM "deployments_revision"' in sql:
+                gone.append(sql)
+                Deployment.objects.all().delete()
+            return execute(sql, params, many, context)
+
+        with connection.execute_wrapper(delete_first):
+            yield gone
+
+    @pytest.mark.parametrize("path", ["/", "/deployments/", "/api/v1/deployments/"])
+    def test_lists_go_on_without_it(self, signed_in, vanishing, path):
+        answer = signed_in.get(path)
+
+        assert answer.status_code == 200
+        assert vanishing
+
+    @pytest.mark.parametrize("path", ["/deployments/smol/", "/api/v1/deployments/smol/"])
+    def test_its_own_answer_says_that_it_is_gone(self, signed_in, vanishing, path):
+        answer = signed_in.get(path)
+
+        assert answer.status_code == 404
+        assert vanishing
