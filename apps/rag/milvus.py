@@ -332,7 +332,7 @@ def _built(index: str) -> dict[str, Any]:
     """Return the build parameters, nested and flat: Lite reads the one, servers the other."""
     if index != "HNSW":
         return {}
-    return {"params": {"M": 16, "efConstruction": 200}}
+    return {"params": {"M": 16, "efConstruction": 100}}
 
 
 def _data(row: Row, *, lexical: bool) -> dict[str, Any]:

@@ -12,10 +12,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
+
+# Before numpy: threads of one multiplication cost more here than they bring.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 from milvus_lite.exceptions import DataDirLockedError
+
+from apps.rag import steady
 
 STOP_SECONDS = 5.0
 THREADS = 10
@@ -33,6 +39,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     # gRPC's Python server puts a port behind every address, a path too.
+    steady.install()
     listening = Path(f"{options.socket}:0")
     drawn = options.socket.with_suffix(".next")
     try:
@@ -45,7 +52,8 @@ def main() -> int:
     # Only now: until the folder is open, callers see the old state of things.
     Path(f"{drawn}:0").replace(listening)
     sys.stderr.write(f"vectors: serving {options.folder} on {listening}\n")
-    over.wait()
+    while not over.wait(steady.STILL_SECONDS / 2):
+        steady.flush_still(held, time.monotonic())
     with contextlib.suppress(FileNotFoundError):
         listening.unlink()
     server.stop(STOP_SECONDS).wait(STOP_SECONDS)

@@ -1,0 +1,235 @@
+"""What the embedded Milvus Lite 3.2.2 lacks to be shared and searched while it is written to.
+
+Read in its source; `tests/apps/rag/test_steady.py` holds what is here to what it does:
+
+- Rows that are not flushed have no index: each search ranks all of them anew in Python, 0.4 ms a
+  row. They are flushed at 128 MB; here at 2 MB, and when a collection was left alone for a second.
+- While a flush is under way its rows are in no list that a search reads, and a write at that moment
+  is split between two logs. So a flush runs alone, and writes to one collection take turns.
+- BM25 is lists and loops, rebuilt by the first search after each compaction. Here it is arrays
+  (`postings`), built in the background as the vectors' index is.
+- Every segment gets a graph (HNSW), built anew at each compaction: most of the cost of writing.
+  Small segments are searched exactly here, without the two copies that its own way makes.
+- A search for ids alone reads every column of every hit, vectors too, to throw them away.
+- Two first callers at once open a collection twice. So opening takes turns.
+
+Loaded by `vectord` alone, before it serves. Milvus Lite is pinned to this version.
+"""
+
+import functools
+import logging
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from milvus_lite.analyzer import sparse
+from milvus_lite.db import MilvusLite
+from milvus_lite.engine import collection as lite
+from milvus_lite.engine.collection import Collection
+from milvus_lite.index import sparse_factory
+from milvus_lite.search import distance
+from milvus_lite.storage.segment import Segment
+from numpy.typing import NDArray
+
+from apps.rag.postings import Postings
+
+MEMTABLE_BYTES = 2 * 1024 * 1024
+"""About six hundred chunks with vectors of 384 numbers."""
+STILL_SECONDS = 1.0
+"""What was written is flushed when no write came for so long."""
+
+SMALL_ROWS = 5_000
+"""Segments with fewer rows have no graph."""
+
+_READS = ("search", "query", "get", "count")
+_WRITES = ("insert", "upsert", "delete", "create_index", "load", "release", "close")
+
+logger = logging.getLogger(__name__)
+
+
+class Turns:
+    """Who may do what on one collection: many readers, one writer beside them, a flush alone."""
+
+    def __init__(self) -> None:
+        self.writing = threading.RLock()
+        self.written_at = time.monotonic()
+        self._change = threading.Condition()
+        self._readers = 0
+        self._is_flushing = False
+        self._mine = threading.local()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Wait for a flush to end, then hold off the next one. May be entered again inside."""
+        depth = getattr(self._mine, "depth", 0)
+        if not depth:
+            with self._change:
+                self._change.wait_for(lambda: not self._is_flushing)
+                self._readers += 1
+        self._mine.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._mine.depth = depth
+            if not depth:
+                with self._change:
+                    self._readers -= 1
+                    self._change.notify_all()
+
+    @contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Hold off new readers and wait for those that read; call it with `writing` held."""
+        with self._change:
+            self._is_flushing = True
+            self._change.wait_for(lambda: not self._readers)
+        try:
+            yield
+        finally:
+            with self._change:
+                self._is_flushing = False
+                self._change.notify_all()
+
+
+def turns_of(collection: Collection) -> Turns:
+    """Return the turns of `collection`, the same for all threads."""
+    made: Turns = collection.__dict__.setdefault("hearth_turns", Turns())
+    return made
+
+
+def install() -> None:
+    """Change Milvus Lite in this process. Once, before a folder is opened."""
+    lite.MEMTABLE_MEMORY_LIMIT = MEMTABLE_BYTES
+    for name in _READS:
+        setattr(Collection, name, _reads(getattr(Collection, name)))
+    for name in _WRITES:
+        setattr(Collection, name, _writes(getattr(Collection, name)))
+    Collection.search = _tells_what_it_reads(Collection.search)
+    Segment.row_to_dict = _read_if_wanted(Segment.row_to_dict)
+    Collection._trigger_flush = _flushes(Collection._trigger_flush)
+    Collection._bg_compact_and_index = _then_warms(Collection._bg_compact_and_index)
+    Collection._build_or_load_segment_index = _when_large(Collection._build_or_load_segment_index)
+    sparse_factory.SparseInvertedIndex = Postings
+    sparse.bytes_to_sparse = _unpacked
+    distance.cosine_distance = _cosine_distance
+    opening = threading.RLock()
+    open_one = MilvusLite.get_collection
+
+    def get_collection(self: MilvusLite, *args: Any, **kwargs: Any) -> Collection:  # noqa: ANN401
+        with opening:
+            return open_one(self, *args, **kwargs)
+
+    MilvusLite.get_collection = get_collection
+
+
+def flush_still(held: MilvusLite, now: float) -> None:
+    """Flush every open collection whose last write is `STILL_SECONDS` old. `now` is monotonic."""
+    for collection in list(held._collections.values()):
+        turns = turns_of(collection)
+        if now - turns.written_at < STILL_SECONDS or not collection._memtable.size():
+            continue
+        with turns.writing:
+            try:
+                collection.flush()
+            except Exception:
+                # The outermost loop of the process: the rows are in the log, next time again.
+                logger.exception("%s could not be flushed", collection.name)
+
+
+def _reads(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def in_turn(self: Collection, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        with turns_of(self).reading():
+            return call(self, *args, **kwargs)
+
+    return in_turn
+
+
+def _writes(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def in_turn(self: Collection, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        turns = turns_of(self)
+        with turns.writing:
+            try:
+                return call(self, *args, **kwargs)
+            finally:
+                turns.written_at = time.monotonic()
+
+    return in_turn
+
+
+def _flushes(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def alone(self: Collection, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        turns = turns_of(self)
+        with turns.writing, turns.flushing():
+            return call(self, *args, **kwargs)
+
+    return alone
+
+
+def _then_warms(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Build the words' indexes of new segments after the others, by asking for one word."""
+
+    @functools.wraps(call)
+    def warmed(self: Collection) -> None:
+        call(self)
+        if self.load_state != "loaded":
+            return
+        for field in self._bm25_analyzers:
+            self.search(["word"], top_k=1, anns_field=field, output_fields=[self.pk_field])
+
+    return warmed
+
+
+_reading = threading.local()
+
+
+def _tells_what_it_reads(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def told(self: Collection, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        _reading.ids_alone = kwargs.get("output_fields") == [self.pk_field]
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            _reading.ids_alone = False
+
+    return told
+
+
+def _read_if_wanted(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Give an empty row to a search that wants ids alone: it has them from elsewhere."""
+
+    @functools.wraps(call)
+    def read(self: Segment, row: int) -> Any:  # noqa: ANN401
+        return {} if getattr(_reading, "ids_alone", False) else call(self, row)
+
+    return read
+
+
+def _when_large(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def built(self: Collection, segment: Any, spec: Any) -> Any:  # noqa: ANN401
+        return call(self, segment, spec) if segment.num_rows >= SMALL_ROWS else None
+
+    return built
+
+
+def _unpacked(packed: bytes) -> dict[int, float]:
+    """Return {term: count} of a packed sparse vector: pairs of uint32 and float32."""
+    return dict(struct.iter_unpack("<If", packed))
+
+
+def _cosine_distance(
+    queries: NDArray[np.float32], rows: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return 1 - cosine of (dim,) or (queries, dim) to (n, dim); 1 for vectors of zeros."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths[lengths == 0] = 1.0
+    norms = np.linalg.norm(queries, axis=-1, keepdims=True)
+    likeness = (queries / np.where(norms == 0, 1.0, norms)) @ rows.T / lengths
+    found: NDArray[np.float32] = np.maximum(1.0 - likeness, 0.0)
+    return found
