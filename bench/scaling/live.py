@@ -128,7 +128,7 @@ def _database(instance: Hearth) -> sqlite3.Connection:
 def _decision(database: sqlite3.Connection, name: str) -> str | None:
     """Return the reason of the first decision for more replicas, once it is committed."""
     row = database.execute(
-        "SELECT reason FROM deployments_decision d JOIN deployments_deployment e"
+        "SELECT d.reason FROM deployments_decision d JOIN deployments_deployment e"
         " ON e.id = d.deployment_id WHERE e.name = ? AND d.kind = 'scaling'"
         " AND json_extract(d.inputs, '$.wanted') > json_extract(d.inputs, '$.was')",
         (name,),

@@ -29,7 +29,7 @@ from apps.deployments.reconcile.placing import Placement
 from apps.deployments.reconcile.plan import may_have_work, plan
 from apps.deployments.reconcile.scaler import Scaler
 from apps.deployments.reconcile.snapshot import Snapshot
-from apps.deployments.reconcile.steps import PlaceReplica
+from apps.deployments.reconcile.steps import CreateReplica, PlaceReplica
 from apps.deployments.reconcile.summary import summarize
 from apps.fleet import actions as fleet_actions
 from apps.lib import clock, doorbell, live
@@ -152,30 +152,35 @@ class Controller:
 def bring_about(deployments: Collection[UUID], now: datetime, fleet: Fleet) -> None:
     """Plan `deployments` one after the other and write what follows. The caller holds the leases.
 
-    Each is planned on the room that the ones before it leave; all placements are one transaction.
+    A replica that is made is placed at once: an order need not wait for the pass after this one.
     """
     with live.together():
-        fleet.refresh()
-        placements: list[Placement] = []
-        for snapshot in load(deployments, hosts=fleet.hosts, now=now):
-            new = _apply(replace(snapshot, hosts=fleet.hosts()), now)
-            fleet.take(placement.placed for placement in new)
-            placements += new
-        placing.place(placements, now)
+        if made := _bring(deployments, now, fleet):
+            _bring(made, now, fleet)
         # What a deployment is, in a word, follows from its replicas alone.
         for after in load(deployments, hosts=fleet.hosts, now=now):
             write_summary(after, now)
 
 
-def _apply(snapshot: Snapshot, now: datetime) -> list[Placement]:
-    """Write the steps of a plan but its placements; return those."""
-    steps = plan(snapshot, now)
-    Applier(snapshot, now).apply([s for s in steps if not isinstance(s, PlaceReplica)])
-    return [
-        Placement(snapshot, step.replica_id, step.placed)
-        for step in steps
-        if isinstance(step, PlaceReplica)
-    ]
+def _bring(deployments: Collection[UUID], now: datetime, fleet: Fleet) -> list[UUID]:
+    """Plan and write once; return the deployments that got new replicas.
+
+    Each is planned on the room that the ones before it leave; all placements are one transaction.
+    """
+    fleet.refresh()
+    made: list[UUID] = []
+    placements: list[Placement] = []
+    for read in load(deployments, hosts=fleet.hosts, now=now):
+        snapshot = replace(read, hosts=fleet.hosts())
+        steps = plan(snapshot, now)
+        Applier(snapshot, now).apply([s for s in steps if not isinstance(s, PlaceReplica)])
+        if any(isinstance(step, CreateReplica) for step in steps):
+            made.append(snapshot.deployment_id)
+        places = [step for step in steps if isinstance(step, PlaceReplica)]
+        fleet.take(step.placed for step in places)
+        placements += [Placement(snapshot, step.replica_id, step.placed) for step in places]
+    placing.place(placements, now)
+    return made
 
 
 def release_leases(owner: str) -> None:

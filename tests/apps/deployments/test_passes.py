@@ -46,6 +46,15 @@ def test_places_many_deployments_without_overbooking_a_host():
     assert placements() == Event.objects.filter(kind="replica.placed").count() == 12
 
 
+def test_a_replica_that_is_made_is_placed_in_the_same_pass():
+    make_host(memory_gib=16)
+    make_deployment(wanted=2)
+
+    one_pass()
+
+    assert Replica.objects.exclude(host=None).count() == 2
+
+
 def test_placing_more_deployments_takes_no_more_queries_for_each():
     ordered(2, hosts=4)
     few = one_pass()
