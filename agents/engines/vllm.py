@@ -177,6 +177,9 @@ def _environment(spec: EngineSpec, folder: str, cache: str) -> dict[str, str]:
         environment |= {
             "OMP_NUM_THREADS": str(threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            # On CPU vLLM 0.32 stores an ahead-of-time artifact that it cannot load again ("no
+            # attribute 'finalize_loading'") and compiles anew; Inductor's own cache does hit.
+            "VLLM_USE_AOT_COMPILE": "0",
         }
     elif len(spec.gpu_uuids) > 1:
         environment |= {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
