@@ -72,7 +72,9 @@ class HostFit:
     reserve_bytes: int = 0
     """What the engine will take of each device; book this."""
     kv_tokens: int = 0
+    """In each data-parallel copy."""
     full_length_requests: int = 0
+    """In all copies."""
     missing_bytes: int = 0
     """How much is missing on each device; 0 when something else than memory is in the way."""
     largest_context_tokens: int = 0
@@ -208,7 +210,7 @@ class _Case:
         """Return the settings with each tensor-parallel size to try, the smallest first."""
         if "tensor_parallel_size" in self.wish.engine or settings.tensor_parallel_size > 1:
             return [settings]
-        stages = settings.pipeline_parallel_size
+        stages = settings.pipeline_parallel_size * settings.data_parallel_size
         most = 1 if self.wish.gpu_ratio is not None else gpu_count
         sizes = [2**power for power in range(7) if 2**power * stages <= most]
         return [
@@ -285,7 +287,9 @@ class _Case:
         self, sums: Sums, need: Need, gpu_uuids: tuple[str, ...], reserve_bytes: int
     ) -> HostFit:
         tokens = sums.kv_tokens(need.kv_bytes)
-        holds = f", KV cache for {tokens} tokens" if tokens else ""
+        copies = sums.settings.data_parallel_size
+        in_each = f" in each of {copies} copies" if copies > 1 else ""
+        holds = f", KV cache for {tokens} tokens{in_each}" if tokens else ""
         on = f"{len(gpu_uuids)} GPU(s)" if gpu_uuids else "CPU"
         return HostFit(
             host=self.room.name,
@@ -298,7 +302,7 @@ class _Case:
             need=need,
             reserve_bytes=reserve_bytes,
             kv_tokens=tokens,
-            full_length_requests=tokens // sums.full_length_tokens,
+            full_length_requests=tokens // sums.full_length_tokens * copies,
             lesson=sums.lesson,
         )
 
@@ -319,7 +323,7 @@ def _groups(gpus: Sequence[GpuRoom], size: int) -> list[tuple[GpuRoom, ...]]:
 
 
 def _group_size(settings: EngineSettings) -> int:
-    return settings.tensor_parallel_size * settings.pipeline_parallel_size
+    return needs.split_of(settings).gpus
 
 
 def _new_enough(capability: str, oldest: str | None) -> bool:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from apps.catalog.entry import LayerGroup, LayerKind, LinearState, Shape
+from apps.catalog.entry import Experts, LayerGroup, LayerKind, LinearState, Shape
 
 ENCODERS = frozenset(
     {
@@ -65,6 +65,7 @@ def shape_of(config: Mapping[str, Any], *, has_head: bool | None = None) -> Shap
             intermediate_size=_active_width(text, sizes["hidden_size"]),
             tied_embeddings=tied,
             layer_groups=_groups(text, sizes["layers"]),
+            experts=_experts(text, sizes["layers"]),
             weight_element_bytes=element_bytes(text),
         )
     except (TypeError, ValueError) as error:
@@ -108,6 +109,20 @@ def _active_width(text: Mapping[str, Any], hidden_size: int) -> int:
         return int(dense)
     width = int(text.get("moe_intermediate_size") or dense) * used
     return width + int(text.get("shared_expert_intermediate_size") or 0)
+
+
+def _experts(text: Mapping[str, Any], layers: int) -> Experts | None:
+    """Return the routed experts; those of a hybrid lie in the layers without attention."""
+    count, _ = experts(text)
+    width = text.get("moe_intermediate_size") or text.get("intermediate_size")
+    if not count or not width:
+        return None
+    pattern = text.get("hybrid_override_pattern")
+    if isinstance(pattern, str):
+        return Experts(count=count, width=int(width), layers=pattern.count("E"), matrices=2)
+    dense = int(text.get("first_k_dense_replace") or 0)
+    every = int(text.get("decoder_sparse_step") or 1)
+    return Experts(count=count, width=int(width), layers=max(1, (layers - dense) // every))
 
 
 def _groups(text: Mapping[str, Any], layers: int) -> tuple[LayerGroup, ...]:

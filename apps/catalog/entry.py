@@ -114,6 +114,19 @@ class LayerGroup(Record, frozen=True, kw_only=True):
             raise ValueError(f"layers of kind `{self.kind}` need `{name}`")
 
 
+class Experts(Record, frozen=True, kw_only=True):
+    """The routed experts of a mixture: what expert and data parallelism deal out."""
+
+    count: Count
+    """Of one layer."""
+    width: Count
+    """Of one expert's MLP."""
+    layers: Count
+    """Layers that have them."""
+    matrices: Count = 3
+    """Of one expert: gate, up and down; two where there is no gate."""
+
+
 class Shape(Record, frozen=True, kw_only=True):
     """The dimensions of a model that decide its memory, as in its published config.json."""
 
@@ -129,6 +142,8 @@ class Shape(Record, frozen=True, kw_only=True):
     """True if the output head is the input embedding, stored once."""
     layer_groups: tuple[LayerGroup, ...] = ()
     """Empty means full attention in every layer."""
+    experts: Experts | None = None
+    """None for a dense model, or where it is not known: the weights are then taken as dense."""
     weight_element_bytes: Count = 2
     """Bytes an element of activations and, unless set otherwise, of the KV cache."""
 

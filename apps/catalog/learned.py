@@ -15,6 +15,7 @@ import msgspec
 
 from agents.wire import EngineSettings
 from apps.catalog import need as needs
+from apps.catalog import shapes
 from apps.catalog.entry import Device, Variant
 from apps.catalog.need import Need
 
@@ -38,6 +39,8 @@ class Start:
     """Of the settings; equal digests are equal settings."""
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
+    data_parallel: int = 1
+    deals_experts: bool = False
     kv_cache_dtype: str = "auto"
     estimated: Mapping[str, int] = field(default_factory=dict)
     measured: Mapping[str, int] = field(default_factory=dict)
@@ -140,11 +143,13 @@ def learn(
 
 
 def _is_same_split(start: Start, variant: Variant, settings: EngineSettings) -> bool:
-    split = settings.tensor_parallel_size, settings.pipeline_parallel_size
-    return start.variant == variant.name and split == (
-        start.tensor_parallel,
-        start.pipeline_parallel,
+    split = shapes.Split(
+        tensor=start.tensor_parallel,
+        pipeline=start.pipeline_parallel,
+        data=start.data_parallel,
+        deals_experts=start.deals_experts,
     )
+    return start.variant == variant.name and split == needs.split_of(settings)
 
 
 def _ratio(start: Start, part: str) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from agents.wire import EngineSettings
 from apps.catalog import shapes
-from apps.catalog.entry import Device, Shape, Variant
+from apps.catalog.entry import Device, Quantization, Shape, Variant
 
 GIB = 1024**3
 
@@ -80,12 +80,8 @@ def estimate(variant: Variant, settings: EngineSettings, device: Device | str) -
     An estimate: within 10 % of the measured CPU engines, unproven on CUDA.
     """
     device = Device(device)
-    parallel = settings.tensor_parallel_size
     weights = shapes.weight_bytes_per_gpu(
-        variant.shape,
-        variant.weight_bytes,
-        tensor_parallel=parallel,
-        pipeline_parallel=settings.pipeline_parallel_size,
+        variant.shape, _loaded_bytes(variant, settings), split_of(settings)
     )
     return Need(
         weights_bytes=weights,
@@ -95,6 +91,27 @@ def estimate(variant: Variant, settings: EngineSettings, device: Device | str) -
         graph_bytes=_graph_bytes(settings, device),
         packed_bytes=_packed_bytes(variant.shape, device),
     )
+
+
+def split_of(settings: EngineSettings) -> shapes.Split:
+    """Return how a replica with `settings` is spread over its GPUs."""
+    return shapes.Split(
+        tensor=settings.tensor_parallel_size,
+        pipeline=settings.pipeline_parallel_size,
+        data=settings.data_parallel_size,
+        deals_experts=settings.enable_expert_parallel,
+    )
+
+
+def _loaded_bytes(variant: Variant, settings: EngineSettings) -> int:
+    """Return the weights as they lie in memory: an unquantized model takes the `dtype` it is told.
+
+    A copy of a shape's own element size counts; quantized matrices keep their format.
+    """
+    wanted = shapes.MODEL_ELEMENT_BYTES.get(settings.dtype or "auto")
+    if wanted is None or variant.quantization is not Quantization.NONE:
+        return variant.weight_bytes
+    return variant.weight_bytes * wanted // variant.shape.weight_element_bytes
 
 
 def request_bytes(variant: Variant, settings: EngineSettings, tokens: int) -> int:
@@ -187,5 +204,5 @@ def _activation_bytes(shape: Shape, settings: EngineSettings, device: Device) ->
 def _runtime_bytes(shape: Shape, settings: EngineSettings, device: Device) -> int:
     if device is Device.CPU:
         return CPU_RUNTIME_BYTES if shapes.keeps_cache(shape) else CPU_ENCODER_RUNTIME_BYTES
-    group = settings.tensor_parallel_size * settings.pipeline_parallel_size
-    return CUDA_RUNTIME_BYTES + (CUDA_COLLECTIVE_BYTES if group > 1 else 0)
+    grouped = split_of(settings).gpus > 1
+    return CUDA_RUNTIME_BYTES + (CUDA_COLLECTIVE_BYTES if grouped else 0)

@@ -58,20 +58,63 @@ def keeps_cache(shape: Shape) -> bool:
     )
 
 
-def weight_bytes_per_gpu(
-    shape: Shape, weight_bytes: int, *, tensor_parallel: int = 1, pipeline_parallel: int = 1
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How the GPUs of one replica share the model."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    """Copies of all that is not an expert, each with a KV cache of its own."""
+    deals_experts: bool = False
+    """Whole experts to each GPU in place of a slice of every one."""
+
+    @property
+    def gpus(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+
+def weight_bytes_per_gpu(shape: Shape, weight_bytes: int, split: Split) -> int:
     """Return the weights on the fullest GPU.
 
     Tensor parallelism splits every matrix evenly (the norms it copies are below 0.1 %).
     Pipeline stages hold whole layers; the embedding is on the first, the output head on the last.
+    Data parallelism copies all but the experts, which all GPUs of a stage share: in slices, or as
+    whole experts (vLLM 0.32, `fused_moe/config.py`, FusedMoEParallelConfig.make).
     """
-    if pipeline_parallel == 1:
-        return -(-weight_bytes // tensor_parallel)
+    experts = expert_bytes(shape, weight_bytes)
+    sharers = split.tensor * split.data
+    dealt = -(-experts // sharers)
+    if split.deals_experts and shape.experts is not None:
+        most = -(-shape.experts.count // sharers)
+        dealt = -(-experts * most // shape.experts.count)
+    rest = weight_bytes - experts
+    if split.pipeline == 1:
+        return -(-rest // split.tensor) + dealt
+    ends = embedding_bytes(shape) * (1 if shape.tied_embeddings else 2)
+    body = max(0, rest - ends)
+    layers = -(-shape.layers // split.pipeline)
+    stage = -(-(body * layers // shape.layers + embedding_bytes(shape)) // split.tensor)
+    return stage + -(-dealt * layers // shape.layers)
+
+
+def expert_bytes(shape: Shape, weight_bytes: int) -> int:
+    """Return what of the weights are routed experts; 0 for a dense model.
+
+    Experts and attention are stored in the same format, the embeddings unquantized: so the bytes
+    of an element follow from the whole.
+    """
+    experts = shape.experts
+    if experts is None:
+        return 0
+    of_experts = (
+        experts.layers * experts.count * experts.matrices * shape.hidden_size * experts.width
+    )
+    heads = 2 * shape.attention_heads + 2 * shape.kv_heads
+    of_attention = shape.layers * shape.hidden_size * shape.head_dim * heads
     ends = embedding_bytes(shape) * (1 if shape.tied_embeddings else 2)
     body = max(0, weight_bytes - ends)
-    layers = -(-shape.layers // pipeline_parallel)
-    return -(-(body * layers // shape.layers + embedding_bytes(shape)) // tensor_parallel)
+    return body * of_experts // (of_experts + of_attention)
 
 
 def embedding_bytes(shape: Shape) -> int:

@@ -138,6 +138,8 @@ def _start(row: Measurement) -> Start:
         digest=row.digest,
         tensor_parallel=settings.get("tensor_parallel_size", 1),
         pipeline_parallel=settings.get("pipeline_parallel_size", 1),
+        data_parallel=settings.get("data_parallel_size", 1),
+        deals_experts=settings.get("enable_expert_parallel", False),
         kv_cache_dtype=settings.get("kv_cache_dtype") or "auto",
         estimated=row.estimated,
         measured=row.measured,

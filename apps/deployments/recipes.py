@@ -17,7 +17,7 @@ from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSetting
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
 from apps.catalog.fit import DoesNotFit, HostFit, Wish, choose_variant, fit, with_remedies
-from apps.catalog.need import Need, estimate
+from apps.catalog.need import Need, estimate, split_of
 from apps.catalog.rooms import HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 from apps.catalog.weights import weights_refs
@@ -225,7 +225,7 @@ class _Picked:
     def gpus(self) -> int:
         if self.device is Device.CPU:
             return 0
-        return self.engine.tensor_parallel_size * self.engine.pipeline_parallel_size
+        return split_of(self.engine).gpus
 
 
 def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:

@@ -4,7 +4,7 @@
 
 CONFIGS.json is a list of keyword arguments of `vllm.LLM`. Each configuration is started in a fork
 of one process that has vLLM imported, which takes four seconds in place of twenty; what the engine
-prints goes to FOLDER/<number>.log. Prints nothing itself.
+prints goes to FOLDER/<number>.log. Prints the numbers of those that came up.
 """
 
 import json
@@ -25,7 +25,10 @@ def main() -> int:
         child = os.fork()
         if child == 0:
             _start(config, f"{folder}/{number}.log")
-        failed += os.waitpid(child, 0)[1] != 0
+        if os.waitpid(child, 0)[1] == 0:
+            print(number, flush=True)
+        else:
+            failed += 1
     return failed
 
 

@@ -62,6 +62,20 @@ class TestChooseVariant:
         assert len(choice.best.gpu_uuids) == 4
         assert choice.best.settings.tensor_parallel_size == 4
 
+    def test_data_parallel_copies_multiply_the_gpus_and_the_requests(self):
+        gpus = [gpu(i, total_bytes=80 * GB, capability="9.0", name="H100") for i in range(4)]
+        mixture = ENTRIES["qwen3-30b-a3b-instruct-2507"]
+        once = {"tensor_parallel_size": 2}
+
+        one = choose_variant(mixture, [gpu_host(gpus=gpus)], Wish(variant="bf16", engine=once)).best
+        wish = Wish(variant="bf16", engine={**once, "data_parallel_size": 2})
+        two = choose_variant(mixture, [gpu_host(gpus=gpus)], wish).best
+
+        assert (len(one.gpu_uuids), len(two.gpu_uuids)) == (2, 4)
+        # Half of the experts on each GPU: the room is the cache's, and there are two caches.
+        assert two.need.weights_bytes < 0.55 * one.need.weights_bytes
+        assert two.full_length_requests > 2 * one.full_length_requests
+
     def test_a_group_is_of_one_kind_of_gpu(self):
         gpus = [gpu(0, total_bytes=80 * GB, capability="9.0", name="H100")]
         gpus += [gpu(i, total_bytes=80 * GB, capability="8.0", name="A100") for i in (1, 2, 3, 4)]

@@ -40,6 +40,12 @@ class TestEstimateOnCpu:
 
         assert estimated.total_bytes == pytest.approx(measured_bytes, rel=0.10)
 
+    def test_a_wider_number_format_widens_weights_that_are_not_quantized(self):
+        plain, stored = variant("qwen3-8b", "bf16"), variant("qwen3-8b", "fp8")
+
+        assert need(plain, Device.CUDA, dtype="float32").weights_bytes == 2 * plain.weight_bytes
+        assert need(stored, Device.CUDA, dtype="float32").weights_bytes == stored.weight_bytes
+
     def test_a_model_eight_times_larger_is_within_10_percent_too(self):
         smollm2 = variant("smollm2-135m-instruct")
         shape = msgspec.structs.replace(

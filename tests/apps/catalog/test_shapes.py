@@ -4,9 +4,9 @@ import pytest
 
 from apps.catalog import shapes
 from apps.catalog.catalog import BUILT_IN
-from apps.catalog.entry import LayerGroup, LayerKind, LinearState, Shape
+from apps.catalog.entry import Experts, LayerGroup, LayerKind, LinearState, Shape
 from apps.catalog.reading import read_entry
-from apps.catalog.shapes import CacheLayout
+from apps.catalog.shapes import CacheLayout, Split
 
 PLAIN = {
     "layers": 4,
@@ -17,6 +17,11 @@ PLAIN = {
     "intermediate_size": 128,
     "vocab_size": 1000,
 }
+MIXTURES = (
+    *("qwen3-30b-a3b-instruct-2507", "glm-4.7", "minimax-m2.7", "deepseek-v3.1"),
+    *("qwen3.6-35b-a3b", "qwen3.5-122b-a10b", "gpt-oss-20b", "gemma-4-26b-a4b-it"),
+    "nemotron-3-nano-30b-a3b",
+)
 STATE = LinearState(value_heads=4, value_head_dim=8, key_heads=2, key_head_dim=8, conv_kernel=4)
 
 
@@ -137,15 +142,53 @@ class TestAgainstTheEngine:
 
 class TestWeightBytesPerGpu:
     def test_tensor_parallel_splits_evenly(self):
-        assert shapes.weight_bytes_per_gpu(shape(), 1_000_000, tensor_parallel=4) == 250_000
+        assert shapes.weight_bytes_per_gpu(shape(), 1_000_000, Split(tensor=4)) == 250_000
 
     def test_the_fullest_pipeline_stage_has_its_layers_and_one_embedding(self):
         embedding = 1000 * 64 * 2
         body = 800_000
 
-        fullest = shapes.weight_bytes_per_gpu(shape(), body + 2 * embedding, pipeline_parallel=3)
+        fullest = shapes.weight_bytes_per_gpu(shape(), body + 2 * embedding, Split(pipeline=3))
 
         assert fullest == body * 2 // 4 + embedding
+
+    @pytest.mark.parametrize(
+        ("split", "experts", "rest"),
+        [
+            (Split(), 1, 1),
+            (Split(tensor=2), 1 / 2, 1 / 2),
+            (Split(data=2), 1 / 2, 1),
+            (Split(tensor=2, data=2), 1 / 4, 1 / 2),
+            (Split(tensor=2, deals_experts=True), 3 / 5, 1 / 2),
+            (Split(data=8, deals_experts=True), 1 / 5, 1),
+        ],
+        ids=["one", "tensor", "data", "tensor and data", "5 experts to 2", "5 experts to 8"],
+    )
+    def test_experts_are_dealt_to_all_and_the_rest_is_copied(self, split, experts, rest):
+        mixed = shape(experts=Experts(count=5, width=96, layers=4))
+        embedding, attention = 1000 * 64 * 2, 4 * 64 * 16 * 24 * 2
+        of_experts = 4 * 5 * 3 * 64 * 96 * 2
+        whole = 2 * embedding + attention + of_experts
+
+        fullest = shapes.weight_bytes_per_gpu(mixed, whole, split)
+
+        assert shapes.expert_bytes(mixed, whole) == of_experts
+        assert fullest == pytest.approx(
+            of_experts * experts + (2 * embedding + attention) * rest, abs=2
+        )
+
+    def test_a_dense_model_is_copied_whole_by_data_parallelism(self):
+        assert shapes.weight_bytes_per_gpu(shape(), 1_000_000, Split(data=4)) == 1_000_000
+
+    @pytest.mark.parametrize("slug", MIXTURES)
+    def test_experts_of_the_catalog_add_up_to_most_of_the_published_parameters(self, slug):
+        entry = read_entry(BUILT_IN / f"{slug}.yaml")
+        variant = next(v for v in entry.variants if v.weight_bytes)
+        assert variant.shape.experts is not None
+        of = variant.shape.experts
+        count = of.layers * of.count * of.matrices * variant.shape.hidden_size * of.width
+
+        assert 0.85 < count / entry.parameters.total < 0.99
 
 
 class TestElementBytes:
