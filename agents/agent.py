@@ -232,6 +232,7 @@ class Agent:
             has_gpus=parts.host.has_gpus,
             compile_root=parts.compile_root,
             hardware=parts.host.hardware,
+            missing_gpus=parts.host.missing_gpus,
             gpu_used_bytes=parts.host.gpu_used_bytes,
             memory_available_bytes=parts.host.memory_available_bytes,
             relay_url=lambda: parts.relay.url,

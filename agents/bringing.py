@@ -58,10 +58,22 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
         image=image,
         cache_dir=await asyncio.to_thread(_compiled, order, ground, version, runtime.kind),
     )
+    check_devices(order, ground)  # again: weights may have taken an hour
     try:
         return engine.launch(order, place)
     except ValueError as error:
         raise standing.Refused(f"the settings of {order.deployment!r}: {error}") from error
+
+
+def check_devices(order: ReplicaOrder, ground: Ground) -> None:
+    """Raise Refused before anything is begun on devices that are not, or not all, here."""
+    if order.seat is not None:
+        raise standing.Refused(
+            f"{order.deployment!r} takes {order.seat.size} hosts together, and agents of this "
+            "version start replicas on one host alone: choose a variant that fits one"
+        )
+    if gone := ground.missing_gpus(order.spec.gpu_uuids):
+        raise standing.GpuGone(f"GPU {', '.join(gone)} is gone from this host; nothing was started")
 
 
 def _compiled(

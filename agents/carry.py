@@ -59,9 +59,10 @@ class Hands:
         restarts = self._restarts(step)
         self._status.begin(order.generation, self._ground.now(), restarts)
         try:
+            bringing.check_devices(order, self._ground)
             launch = await bringing.bring(order, self._ground, self._status)
         except standing.Refused as refusal:
-            self.fail(order.generation, "refused", str(refusal))
+            self.fail(order.generation, refusal.code, str(refusal))
             return
         sight = self._ground.sight
         async with self.acting:

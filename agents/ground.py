@@ -51,6 +51,8 @@ class Ground:
     """Where engines keep what they compiled; see `agents.compiled`."""
     hardware: Callable[[tuple[str, ...]], str]
     """The kind of these GPUs, or of the processor without any: what compiled code depends on."""
+    missing_gpus: Callable[[tuple[str, ...]], tuple[str, ...]]
+    """Those of these GPUs, by UUID, that the host does not have now."""
     gpu_used_bytes: Callable[[tuple[str, ...]], int]
     """Memory in use on these GPUs together, by UUID."""
     memory_available_bytes: Callable[[], int]

@@ -135,6 +135,13 @@ class Host:
         names = sorted(gpu.name for gpu in self._gpus.read() if gpu.uuid in uuids)
         return ",".join([*names, self._gpus.driver_version])
 
+    def missing_gpus(self, uuids: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of `uuids` that the driver does not list now."""
+        if not uuids:
+            return ()
+        here = {gpu.uuid for gpu in self._gpus.read()}
+        return tuple(uuid for uuid in uuids if uuid not in here)
+
     def gpu_used_bytes(self, uuids: tuple[str, ...]) -> int:
         """Return the memory in use on these GPUs together, by whomever."""
         return sum(gpu.memory_used_bytes for gpu in self._gpus.read() if gpu.uuid in uuids)

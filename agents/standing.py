@@ -26,6 +26,14 @@ _SOURCES = ("wheel:", "hf:", "s3:", "path:", "bundled:")
 class Refused(Exception):
     """This host does not do what was ordered; the message names the rule and the way out."""
 
+    code = "refused"
+
+
+class GpuGone(Refused):
+    """A GPU that the order names was there when it was placed, and is not now."""
+
+    code = "gpu_gone"
+
 
 def run_dir(run_root: Path, replica_id: str, generation: int) -> Path:
     return run_root / f"{replica_id}-g{generation}"

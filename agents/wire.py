@@ -176,6 +176,16 @@ class EngineSpec(Message, frozen=True, kw_only=True):
     """Start the engine so that it can be put to sleep: its deployment wants sleepers."""
 
 
+class Seat(Message, frozen=True, kw_only=True):
+    """One member's place in a replica that takes several hosts; rank 0 serves."""
+
+    size: int
+    rank: int
+    master_address: str
+    """Of the host of rank 0, as the other hosts reach it."""
+    master_port: int
+
+
 class ReplicaOrder(Message, frozen=True, kw_only=True):
     replica_id: str
     deployment: str
@@ -183,6 +193,8 @@ class ReplicaOrder(Message, frozen=True, kw_only=True):
     """Bumped on every change of this order; a restart is a higher generation."""
     desired: DesiredPhase
     spec: EngineSpec
+    seat: Seat | None = None
+    """None for a replica on one host, which is all that agents run yet."""
     answers_baseline: AnswersBaseline | None = None
     """What the live revision's first answers showed, None while nothing serves."""
     stop_grace_seconds: float = 20.0

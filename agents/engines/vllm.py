@@ -60,6 +60,7 @@ class VllmEngine:
         """Return the one way to run `order` at `place`. Raises ValueError naming a wrong field."""
         spec = order.spec
         vllm_flags.check(spec, support=self.checks_support, cpu_features=self.cpu_features)
+        vllm_flags.check_seat(order)
         in_container = place.runtime is RuntimeKind.DOCKER
         folder = CONTAINER_RUN_DIR if in_container else str(place.run_dir)
         weights = CONTAINER_WEIGHTS_DIR if in_container else str(place.weights_dir)
@@ -75,6 +76,7 @@ class VllmEngine:
                 weights,
                 *listen,
                 *vllm_flags.server_flags(order),
+                *vllm_flags.seat_flags(order),
                 *vllm_flags.model_flags(spec, place),
                 *kv_events.flags(spec, folder),
                 *_sleep(spec),

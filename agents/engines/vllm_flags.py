@@ -103,6 +103,45 @@ def server_flags(order: ReplicaOrder) -> Iterator[str]:
         yield from ("--runner", "pooling")
 
 
+def seat_flags(order: ReplicaOrder) -> Iterator[str]:
+    """Yield what makes the server one of several hosts: vLLM's own multi-node, without Ray.
+
+    Ranks above 0 run workers alone, no server. Source: vLLM 0.32, `entrypoints/cli/serve.py`,
+    run_headless; `config/parallel.py`, nnodes.
+    """
+    seat = order.seat
+    if seat is None:
+        return
+    yield from ("--nnodes", str(seat.size), "--node-rank", str(seat.rank))
+    yield from ("--master-addr", seat.master_address, "--master-port", str(seat.master_port))
+    yield from ("--distributed-executor-backend", "mp")
+    if seat.rank > 0:
+        yield "--headless"
+
+
+def check_seat(order: ReplicaOrder) -> None:
+    """Raise ValueError naming what of the order's seat vLLM would refuse or misread."""
+    seat, spec = order.seat, order.spec
+    if seat is None:
+        return
+    if seat.size < 2:
+        raise ValueError(f"seat.size is {seat.size}: a group has 2 hosts or more")
+    if not 0 <= seat.rank < seat.size:
+        raise ValueError(f"seat.rank is {seat.rank}: give 0 to {seat.size - 1}")
+    if not 1024 <= seat.master_port <= 65535:
+        raise ValueError(f"seat.master_port is {seat.master_port}: give 1024 to 65535")
+    _check_word("seat.master_address", seat.master_address)
+    if spec.device != "cuda":
+        raise ValueError(f"seat: a group of hosts is for GPUs, device is {spec.device!r}")
+    settings = spec.settings
+    world = settings.tensor_parallel_size * settings.pipeline_parallel_size
+    if world != seat.size * len(spec.gpu_uuids):
+        raise ValueError(
+            f"seat.size is {seat.size} with {len(spec.gpu_uuids)} GPUs each, the settings take "
+            f"{world} GPUs: make tensor x pipeline parallel the product of both"
+        )
+
+
 def model_flags(spec: EngineSpec, place: Place) -> Iterator[str]:
     """Yield the flags of all settings that are set, in the order of the declaration."""
     for name, setting in SETTINGS.items():

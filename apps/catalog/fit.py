@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from apps.catalog.across import GroupFit, across_hosts
 from apps.catalog.answer import HostFit, Wish, answers, refuse
 from apps.catalog.entry import Device, Entry, Variant
 from apps.catalog.need import Need, estimate
@@ -18,10 +19,12 @@ from apps.catalog.rooms import GpuRoom, HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 
 __all__ = [
+    "NO_GROUPS",
     "Choice",
     "DoesNotFit",
     "Fit",
     "GpuRoom",
+    "GroupFit",
     "HostFit",
     "HostRoom",
     "Need",
@@ -32,6 +35,9 @@ __all__ = [
     "with_remedies",
 ]
 
+
+NO_GROUPS = "replicas over several hosts are planned, and not started yet"
+"""Said wherever a group of hosts is offered."""
 
 HELPED_HOSTS = 20
 """For so many hosts that are too full the change is looked for that would help."""
@@ -44,6 +50,8 @@ class Fit:
     hosts: tuple[HostFit, ...]
     nearest: HostFit | None = None
     """When nothing that was wished fits: another variant that does."""
+    group: GroupFit | None = None
+    """When no host fits alone: hosts that would hold it together."""
 
     @property
     def fits(self) -> bool:
@@ -72,6 +80,9 @@ class DoesNotFit(Exception):
         self.missing_bytes = min((h.missing_bytes for h in fit.hosts if h.missing_bytes), default=0)
         why = "; ".join(self.reasons) or "no host has joined yet"
         hint = f". Nearest that fits: {_named(fit.nearest)}" if fit.nearest else ""
+        self.group = fit.group
+        if fit.group:
+            hint += f". {fit.group}; {NO_GROUPS}"
         super().__init__(f"{slug} fits no host: {why}{hint}.")
 
 
@@ -98,7 +109,12 @@ def fit(entry: Entry, variants: Sequence[Variant], hosts: Sequence[HostRoom], wi
         return Fit(hosts=found)
     others = [variant for variant in entry.ranked_variants if variant not in variants]
     free = replace(wish, variant=None)
-    return Fit(hosts=found, nearest=_first_that_fits(others, hosts, free))
+    groups = (across_hosts(variant, hosts, wish) for variant in variants)
+    return Fit(
+        hosts=found,
+        nearest=_first_that_fits(others, hosts, free),
+        group=next((group for group in groups if group), None),
+    )
 
 
 def with_remedies(

@@ -16,7 +16,8 @@ from apps.accounts.permissions import role_of
 from apps.accounts.states import Role
 from apps.deployments import actions, dry_run, listing, queries
 from apps.deployments.models import Deployment
-from apps.deployments.presenting import deployment_row, plan_row
+from apps.deployments.plan_presenting import plan_row
+from apps.deployments.presenting import deployment_row
 from apps.deployments.serializers import (
     ChangeInput,
     DeploymentOutput,

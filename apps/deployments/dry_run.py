@@ -10,12 +10,15 @@ from typing import Any
 
 from agents.wire import EngineKind
 from apps.catalog.entry import Device
-from apps.catalog.fit import HostFit, HostRoom
+from apps.catalog.fit import Fit, GroupFit, HostFit, HostRoom
 from apps.deployments import differences, naming, queries, recipes, rollout_policy
 from apps.deployments.foretelling import Foretold, foretell
-from apps.deployments.models import Deployment
+from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import NewDeployment
 from apps.deployments.recipes import Recipe
+from apps.deployments.reconcile.fleet import Fleet
+from apps.deployments.reconcile.load import constraints_of, wanted_revision
+from apps.deployments.reconcile.placement import NotPlaced, Placed, place
 from apps.deployments.rollouts import policy_of
 from apps.deployments.room import fit_rooms
 from apps.deployments.states import ReplicaPhase
@@ -52,6 +55,10 @@ class Plan:
     catalog: str
     recipe: Recipe
     hosts: tuple[HostAnswer, ...]
+    first_replica: Placed | NotPlaced
+    """Where it would go now, or why nowhere: candidates with their scores, refusals by host."""
+    group: GroupFit | None
+    """When no host fits alone: hosts that would hold it together."""
     cost_per_hour_usd: float | None
     """Of all wanted replicas at the first host that fits."""
     differences: tuple[Difference, ...]
@@ -70,7 +77,8 @@ def plan(order: NewDeployment) -> Plan:
     hoping = replace(order, placement=replace(order.placement, wait=True))
     recipe = recipes.cook(hoping)
     by_fit = recipe.spec.engine is EngineKind.VLLM
-    hosts = priced(recipes.fits(order) if by_fit else _plain_fits(recipe))
+    answer = recipes.fits(order) if by_fit else Fit(hosts=_plain_fits(recipe))
+    hosts = priced(answer.hosts)
     fitting = [host for host in hosts if host.fit.fits]
     wanted = 1 if order.scaling.min_replicas is None else order.scaling.min_replicas
     first = fitting[0].cost_per_hour_usd if fitting else None
@@ -80,10 +88,21 @@ def plan(order: NewDeployment) -> Plan:
         catalog=order.catalog,
         recipe=recipe,
         hosts=hosts,
+        first_replica=_place(recipe),
+        group=answer.group,
         cost_per_hour_usd=None if first is None else first * wanted,
         differences=_differences(order.name, recipe),
         takeover=_takeover(order, has_room=bool(fitting)),
     )
+
+
+def _place(recipe: Recipe) -> Placed | NotPlaced:
+    """Ask placement, as the controller would for the first replica. Seven queries."""
+    row = Revision(
+        number=1, device=recipe.spec.device, need=dict(recipe.need), fit=dict(recipe.fit)
+    )
+    constraints = constraints_of(recipe.placement)
+    return place(wanted_revision(row), constraints, Fleet().hosts(), {})
 
 
 def _takeover(order: NewDeployment, *, has_room: bool) -> Foretold | None:

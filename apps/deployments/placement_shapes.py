@@ -108,3 +108,31 @@ class HostFitOutput(serializers.Serializer[Any]):
         allow_null=True, help_text="Of one replica here: its share of the host's price."
     )
     price_is_default = serializers.BooleanField()
+
+
+class CandidateOutput(serializers.Serializer[Any]):
+    host = serializers.CharField()
+    score = serializers.FloatField(help_text="The weighted sum of the terms.")
+    terms = serializers.DictField(child=serializers.FloatField(), help_text="Each from 0 to 1.")
+
+
+class FirstReplicaOutput(serializers.Serializer[Any]):
+    host = serializers.CharField(help_text="Empty when it would wait for room.")
+    gpu_uuids = serializers.ListField(child=serializers.CharField())
+    reason = serializers.CharField()
+    fitted = serializers.IntegerField(help_text="How many hosts fitted.")
+    candidates = CandidateOutput(many=True, help_text="The best five, the chosen one first.")
+    refused = serializers.DictField(
+        child=serializers.CharField(), help_text="Why not, by host; of at most 50."
+    )
+    refused_hosts = serializers.IntegerField()
+
+
+class GroupOutput(serializers.Serializer[Any]):
+    hosts = serializers.ListField(child=serializers.CharField(), help_text="By rank.")
+    gpu_kind = serializers.CharField()
+    gpus_each = serializers.IntegerField()
+    variant = serializers.CharField()
+    settings = serializers.DictField(help_text="Complete, with both ways of splitting.")
+    reserve_bytes = serializers.IntegerField(help_text="Of each GPU.")
+    reason = serializers.CharField()

@@ -3,14 +3,12 @@
 Plain dictionaries in the shapes of `serializers`; a test holds the two together.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 import msgspec
 
 from agents.wire import EngineSpec
 from apps.deployments import rollout_policy
-from apps.deployments.dry_run import HostAnswer, Plan
 from apps.deployments.models import Deployment, Replica, Revision, ScalerState
 from apps.deployments.queries import StartProgress, rollout_of, status_of
 from apps.deployments.rollout_presenting import rolling_row
@@ -135,45 +133,4 @@ def revision_row(
         "sleep_fault": revision.sleep_fault,
         "created_by": revision.created_by,
         "created_at": revision.created_at,
-    }
-
-
-def plan_row(plan: Plan) -> dict[str, Any]:
-    """Return the JSON of a dry run."""
-    recipe = plan.recipe
-    return {
-        "fits": plan.fits,
-        "catalog": plan.catalog,
-        "name": plan.name,
-        "variant": recipe.variant,
-        "device": recipe.spec.device,
-        "simulated": plan.simulated,
-        "reason": recipe.reason,
-        "engine": msgspec.to_builtins(recipe.spec.settings),
-        "need": recipe.need,
-        "hosts": [_host_answer(answer) for answer in plan.hosts],
-        "cost_per_hour_usd": plan.cost_per_hour_usd,
-        "differences": [asdict(difference) for difference in plan.differences],
-        "takeover": None if plan.takeover is None else asdict(plan.takeover),
-    }
-
-
-def _host_answer(answer: HostAnswer) -> dict[str, Any]:
-    fit = answer.fit
-    return {
-        "host": fit.host,
-        "fits": fit.fits,
-        "variant": fit.variant,
-        "device": fit.device,
-        "reason": fit.reason,
-        "reserve_bytes": fit.reserve_bytes,
-        "missing_bytes": fit.missing_bytes,
-        "remedies": [asdict(remedy) for remedy in fit.remedies],
-        "need": {} if fit.need is None else asdict(fit.need),
-        "learned": dict(fit.lesson.sources),
-        "gpus": len(fit.gpu_uuids),
-        "kv_cache_tokens": fit.kv_tokens,
-        "full_length_requests": fit.full_length_requests,
-        "cost_per_hour_usd": answer.cost_per_hour_usd,
-        "price_is_default": answer.price_is_default,
     }

@@ -16,12 +16,12 @@ from agents.custom import CustomEngine
 from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSettings
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
-from apps.catalog.fit import DoesNotFit, HostFit, Wish, choose_variant, fit, with_remedies
+from apps.catalog.fit import DoesNotFit, Fit, Wish, choose_variant, fit, with_remedies
 from apps.catalog.need import Need, estimate, split_of
 from apps.catalog.rooms import HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 from apps.catalog.weights import weights_refs
-from apps.deployments import learning, specs
+from apps.deployments import devices, learning, specs
 from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import DRAIN_SECONDS, Change, NewDeployment, PlacementWish, Resources
 from apps.deployments.room import fit_rooms
@@ -100,14 +100,15 @@ def _named(recipe: Recipe, name: str) -> Recipe:
     return replace(recipe, spec=specs.named(recipe.spec, name))
 
 
-def fits(order: NewDeployment) -> tuple[HostFit, ...]:
-    """Return the answer of every host to `order`, for the dry run."""
+def fits(order: NewDeployment) -> Fit:
+    """Return the answer of every host to `order`, and of several together, for the dry run."""
     entry = find_entry(order.catalog)
     _, overrides = _split_engine(order.engine)
     wish = _wish(order, overrides)
     variants = entry.ranked_variants if order.variant is None else (_variant(entry, order.variant),)
     rooms = fit_rooms()
-    return with_remedies(entry, fit(entry, variants, rooms, wish).hosts, rooms, wish)
+    found = fit(entry, variants, rooms, wish)
+    return replace(found, hosts=with_remedies(entry, found.hosts, rooms, wish))
 
 
 def find_entry(slug: str) -> Entry:
@@ -145,6 +146,8 @@ def _served(
     if order.variant is not None:
         _variant(entry, order.variant)
     wish = _wish(order, overrides)
+    if not order.placement.wait:
+        devices.check_somewhere(order.placement, rooms)
     try:
         choice = choose_variant(entry, rooms, wish)
     except BadSetting as error:
@@ -370,6 +373,7 @@ def _does_not_fit(error: DoesNotFit) -> Problem:
         extra={
             "reasons": list(error.reasons),
             "missing_bytes": error.missing_bytes,
+            "group": None if error.group is None else list(error.group.hosts),
             "nearest": None
             if nearest is None
             else {"variant": nearest.variant, "host": nearest.host, "device": nearest.device},

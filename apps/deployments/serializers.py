@@ -19,6 +19,8 @@ from apps.deployments.orders import (
 )
 from apps.deployments.placement_shapes import (
     DEVICES,
+    FirstReplicaOutput,
+    GroupOutput,
     HostFitOutput,
     PlacementInput,
     ResourcesInput,
@@ -298,6 +300,11 @@ class PlanOutput(serializers.Serializer[Any]):
     engine = serializers.DictField(help_text="Complete engine settings.")
     need = serializers.DictField(help_text="Estimated memory of a replica.")
     hosts = HostFitOutput(many=True)
+    first_replica = FirstReplicaOutput(help_text="What placement would do with it now.")
+    group = GroupOutput(
+        allow_null=True,
+        help_text="When no host fits alone: hosts that would hold it together. Not started yet.",
+    )
     cost_per_hour_usd = serializers.FloatField(
         allow_null=True, help_text="Of all wanted replicas, at the first host that fits."
     )

@@ -43,6 +43,7 @@ class AgentHost:
         self.folder = folder
         self.runtime = FakeRuntime()
         self.weights = FakeWeights(folder)
+        self.gpus = Gpus()
         self.control_plane = ControlPlane()
         self.skew_seconds = 0.0
         """Added to both of the agent's clocks: raise it to let time pass."""
@@ -71,7 +72,7 @@ class AgentHost:
             journal=Journal(store.journal_path),
             link=link,
             sight=Sight(HOST_ID, [self.runtime]),
-            host=Host(self.folder, Gpus(), self.runtime.kind, "the test says so"),
+            host=Host(self.folder, self.gpus, self.runtime.kind, "the test says so"),
             relay=StillRelay(RelayPlan(data_dir=self.folder)),
             weights=self.weights,
             compile_root=self.folder / "compiled",

@@ -30,6 +30,8 @@ WEIGHTS: dict[str, float] = {
 
 SHOWN_CANDIDATES = 5
 """A decision names the best few of what may be hundreds."""
+SHOWN_REFUSALS = 50
+"""It gives the reasons of so many hosts; with more, their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,17 @@ def place_many(
     return found
 
 
+def ranking(
+    revision: WantedRevision,
+    constraints: Constraints,
+    hosts: Sequence[SeenHost],
+    replicas_per_host: dict[UUID, int],
+) -> tuple[list[Placed], dict[str, str]]:
+    """Return one place on every host that fits, the best first, and why the others do not."""
+    contest = _Contest(revision, constraints, hosts, replicas_per_host)
+    return contest.all()
+
+
 @dataclass(slots=True)
 class _Stand:
     """A host during one plan: what is left of it, and the GPUs that the next replica would get."""
@@ -157,6 +170,12 @@ class _Contest:
         placed = self._placed(stand, shown, fitted)
         self._take(stand, placed)
         return placed
+
+    def all(self) -> tuple[list[Placed], dict[str, str]]:
+        """Return a place on each host that fits, the best first, and the refusals; take nothing."""
+        fitted = len(self._heap)
+        places = [self._placed(stand, (stand.shown,), fitted) for _, _, stand in sorted(self._heap)]
+        return places, self._refused
 
     def _stand(self, host: SeenHost, price_ratio: float) -> _Stand:
         revision, constraints = self._revision, self._constraints

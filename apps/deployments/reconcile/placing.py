@@ -17,14 +17,11 @@ from django.db import transaction
 from apps.deployments import bookings, observed
 from apps.deployments.bookings import NotBooked, Wish
 from apps.deployments.models import Decision, Event, Replica
-from apps.deployments.reconcile.placement import Candidate, Placed
+from apps.deployments.reconcile.placement import SHOWN_REFUSALS, Candidate, Placed
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.states import ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.lib import doorbell, live
-
-SHOWN_REFUSALS = 50
-"""A decision gives the reasons of so many hosts; with more, their number."""
 
 
 @dataclass(frozen=True)

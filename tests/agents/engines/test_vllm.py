@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 from agents.engines.base import Place, StageMark
@@ -17,6 +18,7 @@ from agents.wire import (
     EngineSpec,
     ReplicaOrder,
     RuntimeKind,
+    Seat,
     Task,
     WeightsRef,
 )
@@ -349,3 +351,52 @@ class TestProbe:
         transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "absent.sock"))
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
             assert not await ENGINE.probe(client, _order())
+
+
+class TestSeat:
+    """A replica over several hosts: vLLM's own multi-node, without Ray."""
+
+    SPLIT = EngineSettings(tensor_parallel_size=2, pipeline_parallel_size=3)
+    GPUS = ("GPU-1", "GPU-2")
+
+    def argv(self, seat: Seat, **spec) -> tuple[str, ...]:
+        changed = {"device": "cuda", "gpu_uuids": self.GPUS, **spec}
+        order = msgspec.structs.replace(_order(settings=self.SPLIT, **changed), seat=seat)
+        return ENGINE.launch(order, PLACE).argv
+
+    @pytest.mark.parametrize(
+        ("rank", "last"), [(0, "mp"), (1, "--headless"), (2, "--headless")], ids=str
+    )
+    def test_tells_each_member_its_rank_and_where_rank_0_is(self, rank, last):
+        argv = self.argv(Seat(size=3, rank=rank, master_address="10.0.0.1", master_port=29501))
+
+        begin = argv.index("--nnodes")
+        assert argv[begin : begin + 10] == (
+            *("--nnodes", "3", "--node-rank", str(rank)),
+            *("--master-addr", "10.0.0.1", "--master-port", "29501"),
+            *("--distributed-executor-backend", "mp"),
+        )
+        assert argv[begin + 9 + (rank > 0)] == last
+        assert ("--headless" in argv) == (rank > 0)
+
+    def test_a_replica_on_one_host_is_told_nothing_of_it(self):
+        argv = ENGINE.launch(_order(), PLACE).argv
+
+        assert not {"--nnodes", "--headless", "--master-addr"} & set(argv)
+
+    @pytest.mark.parametrize(
+        ("seat", "spec", "words"),
+        [
+            ({"size": 1}, {}, "seat.size is 1"),
+            ({"rank": 3}, {}, "seat.rank is 3: give 0 to 2"),
+            ({"master_port": 80}, {}, "seat.master_port is 80"),
+            ({"master_address": "--x"}, {}, "seat.master_address is '--x'"),
+            ({}, {"device": "cpu"}, "a group of hosts is for GPUs"),
+            ({"size": 2}, {}, "seat.size is 2 with 2 GPUs each, the settings take 6 GPUs"),
+        ],
+    )
+    def test_refuses_what_vllm_would_refuse_or_misread(self, seat, spec, words):
+        plain = {"size": 3, "rank": 0, "master_address": "10.0.0.1", "master_port": 29501}
+
+        with pytest.raises(ValueError, match=words):
+            self.argv(Seat(**plain | seat), **spec)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from agents.wire import GpuInfo
 from apps.accounts.states import Role
 from apps.deployments.models import Deployment, Event, ScalerState
 from apps.deployments.serializers import DeploymentOutput, PlanOutput
@@ -324,6 +325,17 @@ class TestVerbs:
         assert "revision" in answer.json()["detail"]
 
 
+def h100(uuid: str) -> GpuInfo:
+    return GpuInfo(
+        uuid=uuid,
+        index=0,
+        name="NVIDIA H100 80GB HBM3",
+        memory_total_bytes=80 * 10**9,
+        memory_used_bytes=0,
+        compute_capability="9.0",
+    )
+
+
 class TestPlan:
     def plan(self, api, **members):
         return api.post(f"{URL}plan/", {"catalog": SMOL, **members}, format="json")
@@ -340,6 +352,55 @@ class TestPlan:
         assert answers["small"]["missing_bytes"] > 0
         assert body["cost_per_hour_usd"] == pytest.approx(2 * answers["big"]["cost_per_hour_usd"])
         assert 0 < answers["big"]["cost_per_hour_usd"] < 0.05
+        assert not Deployment.objects.exists()
+
+    def test_shows_where_placement_would_put_it_and_why_not_elsewhere(self, api):
+        make_host(name="big", memory_gib=16)
+        make_host(name="small", memory_gib=1)
+        make_host(name="shut", cordoned=True)
+
+        found = self.plan(api).json()["first_replica"]
+
+        assert (found["host"], found["fitted"]) == ("big", 1)
+        (candidate,) = found["candidates"]
+        assert candidate["host"] == "big"
+        assert candidate["score"] > 0
+        assert {"spread", "cached", "price", "room"} <= candidate["terms"].keys()
+        assert found["refused"]["shut"] == "is cordoned"
+        assert found["refused"]["small"].startswith("needs ")
+
+    def test_names_hosts_that_would_hold_it_together(self, api):
+        for name in ("alpha", "beta"):
+            make_host(name=name, gpus=tuple(h100(f"{name}-{n}") for n in range(2)))
+        wish = {"catalog": "llama-3.3-70b-instruct", "variant": "bf16"}
+
+        body = self.plan(api, **wish).json()
+        ordered = api.post(URL, wish, format="json")
+
+        assert (body["fits"], body["first_replica"]["host"]) == (False, "")
+        assert (body["group"]["hosts"], body["group"]["gpus_each"]) == (["alpha", "beta"], 2)
+        assert body["group"]["settings"]["pipeline_parallel_size"] == 2
+        assert (ordered.status_code, ordered.json()["group"]) == (422, ["alpha", "beta"])
+        assert "not started yet" in ordered.json()["detail"]
+
+    @pytest.mark.parametrize(
+        ("placement", "words"),
+        [
+            ({"host": "alpa"}, "did you mean alpha?"),
+            ({"gpu_kind": "b200"}, "there is none"),
+            ({"device": "cuda"}, "there is cpu"),
+        ],
+        ids=["host", "gpu_kind", "device"],
+    )
+    def test_an_order_for_a_device_that_is_nowhere_names_the_field(self, api, placement, words):
+        make_host(name="alpha")
+
+        answer = api.post(URL, {"catalog": SMOL, "placement": placement}, format="json")
+
+        (field,) = placement
+        assert (answer.status_code, answer.json()["code"]) == (422, "device_unknown")
+        assert answer.json()["field"] == f"placement.{field}"
+        assert words in answer.json()["detail"]
         assert not Deployment.objects.exists()
 
     def test_of_what_fits_nowhere_is_an_answer(self, api):
