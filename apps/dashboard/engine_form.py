@@ -4,16 +4,18 @@ A field left empty is the default that stands beside it. Options that cannot be 
 shown, disabled, with the reason. What an order may say is checked by the actions.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django import forms
 from django.http import QueryDict
 
 from agents.setting import Group
-from apps.catalog.sheet import GroupRows, SettingRow
+from apps.catalog.entry import Variant
+from apps.catalog.sheet import GroupRows, SettingRow, sheet
 from apps.dashboard.forms import RefusableForm
+from apps.fleet.models import Host
 
 ON, OFF = "on", "off"
 _LONG = (dict, tuple)
@@ -150,3 +152,25 @@ def _text(value: Any) -> Any:  # noqa: ANN401 - a setting's value
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
     return value
+
+
+def newest_gpu() -> str:
+    """Return the newest compute capability in the fleet, empty without GPUs."""
+    found = [
+        gpu.get("compute_capability", "")
+        for inventory in Host.objects.values_list("inventory", flat=True)
+        for gpu in inventory.get("gpus", ())
+    ]
+    known = [tuple(map(int, word.split("."))) for word in found if word]
+    return ".".join(map(str, max(known))) if known else ""
+
+
+def beside(
+    variant: Variant, device: str, shown: Collection[str], data: QueryDict | None, *, is_admin: bool
+) -> EngineForm:
+    """Return the form of all settings that a page does not show already, as `shown`."""
+    groups = [
+        replace(group, rows=tuple(row for row in group.rows if row.name not in shown))
+        for group in sheet(device, variant=variant, capability=newest_gpu())
+    ]
+    return EngineForm([group for group in groups if group.rows], {}, data, is_admin=is_admin)

@@ -18,6 +18,10 @@ from apps.lib.problems import Problem
 _NUMBER = {"inputmode": "numeric", "autocomplete": "off"}
 
 
+ENGINE_FIELDS = ("max_model_len", "max_num_seqs")
+"""Engine settings that the deploy form shows at once; the others are its advanced part."""
+
+
 class RefusableForm(forms.Form):
     """A form that can show a domain error beside its field."""
 
@@ -68,6 +72,8 @@ class DeployForm(RefusableForm):
     def __init__(self, entry: Entry, data: QueryDict | None = None) -> None:
         super().__init__(data)
         self.entry = entry
+        self.advanced: dict[str, Any] = {}
+        """Engine settings from the advanced part, which is a form of its own."""
         names = [(name, name) for name in entry.recommended]
         self.fields["variant"].choices = [("", "Best that fits"), *names]  # type: ignore[attr-defined]
         hosts = Host.objects.order_by("name").values_list("name", flat=True)
@@ -80,10 +86,10 @@ class DeployForm(RefusableForm):
         )
         self.fields["replicas"].widget.attrs["placeholder"] = 1
 
-    def engine(self) -> dict[str, int]:
-        """Return the engine settings that were filled in."""
+    def engine(self) -> dict[str, Any]:
+        """Return the engine settings that were filled in, the advanced ones too."""
         given = self._given()
-        return {key: given[key] for key in ("max_model_len", "max_num_seqs") if given.get(key)}
+        return {**self.advanced, **{key: given[key] for key in ENGINE_FIELDS if given.get(key)}}
 
     def wish(self) -> Wish:
         """Return what the fit is asked for; wrong fields count as empty."""
@@ -94,16 +100,17 @@ class DeployForm(RefusableForm):
             engine=self.engine(),
         )
 
-    def order(self) -> NewDeployment:
+    def order(self, *, by_admin: bool = False) -> NewDeployment:
         """Return the order of a valid form."""
         given = self.cleaned_data
         return NewDeployment(
             catalog=self.entry.slug,
             name=given["name"].strip() or None,
             variant=given["variant"] or None,
-            engine=dict(self.engine()),
+            engine=self.engine(),
             scaling=Scaling(min_replicas=given["replicas"]),
             placement=PlacementWish(host=given["host"]),
+            by_admin=by_admin,
         )
 
     def _given(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from django.http import QueryDict
 
 from agents.custom import CustomEngine
 from apps.catalog import catalog
-from apps.catalog.entry import Entry, UnknownVariant
+from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
 from apps.catalog.fit import DoesNotFit, HostFit, HostRoom, Wish, choose_variant, fit, with_remedies
 from apps.catalog.settings import BadSetting
 from apps.dashboard import units
@@ -153,7 +153,7 @@ def preview(entry: Entry, wish: Wish) -> Preview:
     """Return where `wish` would go now, what it costs there, and what would help elsewhere."""
     rooms, wish = fit_rooms(), replace(wish, learned=starts_of(entry.slug))
     plan_ = plan(entry, wish, rooms)
-    if entry.custom is not None:
+    if not plan_.hosts:  # an engine of its own, or a wrong setting: no host was asked
         return Preview(plan=plan_, hosts=())
     return Preview(plan=plan_, hosts=priced(with_remedies(entry, plan_.hosts, rooms, wish)))
 
@@ -168,6 +168,14 @@ def _of_own_engine(engine: CustomEngine, rooms: Sequence[HostRoom]) -> Plan:
             return Plan(fits=True, line=f"Fits {room.name} now · {where}")
     what = f"{engine.gpus} GPU with " if engine.gpus else ""
     return Plan(fits=False, line=f"Does not fit: it needs {what}{units.bytes_(needed)} free")
+
+
+def target(entry: Entry, wish: Wish) -> tuple[Variant, Device]:
+    """Return the variant and device that `wish` would get now, or would prefer."""
+    seen = plan(entry, wish)
+    name = seen.variant or wish.variant or entry.recommended[0]
+    variant = entry.variant(name)
+    return variant, seen.best.device if seen.best else next(iter(variant.devices))
 
 
 def _yes(best: HostFit, hosts: int) -> str:

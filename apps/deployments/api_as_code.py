@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from apps.accounts.api import caller
 from apps.accounts.idempotency import IdempotentWrites
 from apps.deployments import queries
-from apps.deployments.api import NAME
+from apps.deployments.api import NAME, is_admin
 from apps.deployments.as_code import export, manifest
 from apps.deployments.as_code.apply import Action, Wish, apply, problem_of
 from apps.deployments.as_code.manifest import BadManifest
@@ -78,6 +78,7 @@ class Apply(IdempotentWrites, GenericAPIView[Any]):
             prune=wanted["prune"],
             dry_run=wanted["dry_run"],
             take_over=wanted["take_over"],
+            by_admin=is_admin(request),
         )
         done = apply(wish, actor=caller(request).username, now=clock.now())
         rows = [

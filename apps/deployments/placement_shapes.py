@@ -128,7 +128,7 @@ class FirstReplicaOutput(serializers.Serializer[Any]):
     refused_hosts = serializers.IntegerField()
 
 
-class GroupOutput(serializers.Serializer[Any]):
+class HostGroupOutput(serializers.Serializer[Any]):
     hosts = serializers.ListField(child=serializers.CharField(), help_text="By rank.")
     gpu_kind = serializers.CharField()
     gpus_each = serializers.IntegerField()

@@ -20,8 +20,8 @@ from apps.deployments.orders import (
 from apps.deployments.placement_shapes import (
     DEVICES,
     FirstReplicaOutput,
-    GroupOutput,
     HostFitOutput,
+    HostGroupOutput,
     PlacementInput,
     ResourcesInput,
 )
@@ -301,7 +301,7 @@ class PlanOutput(serializers.Serializer[Any]):
     need = serializers.DictField(help_text="Estimated memory of a replica.")
     hosts = HostFitOutput(many=True)
     first_replica = FirstReplicaOutput(help_text="What placement would do with it now.")
-    group = GroupOutput(
+    group = HostGroupOutput(
         allow_null=True,
         help_text="When no host fits alone: hosts that would hold it together. Not started yet.",
     )

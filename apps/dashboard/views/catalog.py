@@ -1,10 +1,11 @@
 """The catalog: what can be served, where it fits now, and one click to deploy it."""
 
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from django.conf import settings as django_settings
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -13,8 +14,9 @@ from apps.catalog import actions as catalog_actions
 from apps.catalog import catalog
 from apps.catalog.entry import Entry
 from apps.dashboard import shelf, shell
-from apps.dashboard.access import needs, user_of
-from apps.dashboard.forms import DeployForm
+from apps.dashboard.access import may, needs, user_of
+from apps.dashboard.engine_form import EngineForm, beside
+from apps.dashboard.forms import ENGINE_FIELDS, DeployForm
 from apps.deployments import actions
 from apps.deployments.orders import NewDeployment
 from apps.lib import clock
@@ -43,18 +45,15 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 def settings(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the form with which a deployment is ordered in detail."""
-    entry = _entry(slug)
-    form = DeployForm(entry, request.GET or None)
-    return _form_page(request, entry, form)
+    forms = _Forms.of(request, _entry(slug), request.GET or None)
+    return _form_page(request, forms)
 
 
 @require_safe
 def check(request: HttpRequest, slug: str) -> HttpResponse:
     """Return the fit of the form's wishes as a fragment; asked while a person types."""
-    entry = _entry(slug)
-    form = DeployForm(entry, request.GET)
-    context = {"entry": entry, "form": form, **_preview(entry, form)}
-    return shell.page(request, "deploy", context, title=entry.name)
+    forms = _Forms.of(request, _entry(slug), request.GET)
+    return shell.page(request, "deploy", forms.context(), title=forms.entry.name)
 
 
 @needs(Role.OPERATOR)
@@ -63,15 +62,15 @@ def deploy(request: HttpRequest, slug: str) -> HttpResponse:
     """Order the deployment and go to its page, where it starts; a refusal shows the form."""
     if request.method != "POST":
         return redirect("deploy-settings", slug=slug)
-    entry = _entry(slug)
-    form = DeployForm(entry, request.POST)
-    if not form.is_valid():
-        return _form_page(request, entry, form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    forms = _Forms.of(request, _entry(slug), request.POST)
+    if not forms.are_valid():
+        return _form_page(request, forms, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    by_admin = may(user_of(request), Role.ADMIN)
     try:
-        made = _order(form.order(), user_of(request).username)
+        made = _order(forms.form.order(by_admin=by_admin), user_of(request).username)
     except Problem as problem:
-        form.refuse(problem)
-        return _form_page(request, entry, form, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+        forms.refuse(problem)
+        return _form_page(request, forms, status=HTTPStatus.UNPROCESSABLE_ENTITY)
     messages.success(request, f"{made} was ordered.")
     return redirect("deployment", name=made)
 
@@ -96,21 +95,54 @@ def _order(order: NewDeployment, actor: str) -> str:
     return actions.create(order, actor=actor, now=clock.now()).name
 
 
-def _form_page(
-    request: HttpRequest, entry: Entry, form: DeployForm, status: int = HTTPStatus.OK
-) -> HttpResponse:
-    context = {
-        "entry": entry,
-        "form": form,
-        "simulated": django_settings.ENGINE == SIMULATOR,
-        **_preview(entry, form),
-    }
-    return shell.page(request, "deploy", context, title=entry.name, status=status)
+@dataclass(frozen=True)
+class _Forms:
+    """The form of an order, and of all engine settings that it does not show itself."""
+
+    entry: Entry
+    form: DeployForm
+    advanced: EngineForm | None
+    """None for a model with an engine of its own: there is nothing of vLLM to set."""
+
+    @classmethod
+    def of(cls, request: HttpRequest, entry: Entry, data: QueryDict | None) -> "_Forms":
+        form = DeployForm(entry, data)
+        if entry.custom is not None:
+            return cls(entry, form, None)
+        variant, device = shelf.target(entry, form.wish())
+        is_admin = may(user_of(request), Role.ADMIN)
+        advanced = beside(variant, device, ENGINE_FIELDS, data, is_admin=is_admin)
+        if advanced.is_bound:
+            advanced.is_valid()  # what does not hold is left out, and said when it is ordered
+            form.advanced = advanced.engine()
+        return cls(entry, form, advanced)
+
+    def are_valid(self) -> bool:
+        return self.form.is_valid() and (self.advanced is None or self.advanced.is_valid())
+
+    def refuse(self, problem: Problem) -> None:
+        """Put the problem beside its field, whichever of the forms has it."""
+        field = problem.extra.get("field", "")
+        if self.advanced is not None and field in self.advanced.problem_fields:
+            self.advanced.refuse(problem)
+        else:
+            self.form.refuse(problem)
+
+    def context(self) -> dict[str, object]:
+        seen = shelf.preview(self.entry, self.form.wish())
+        return {
+            "entry": self.entry,
+            "form": self.form,
+            "advanced": self.advanced,
+            "chosen": len(self.form.advanced),
+            "fit": seen.plan,
+            "hosts": seen.hosts,
+        }
 
 
-def _preview(entry: Entry, form: DeployForm) -> dict[str, object]:
-    seen = shelf.preview(entry, form.wish())
-    return {"fit": seen.plan, "hosts": seen.hosts}
+def _form_page(request: HttpRequest, forms: _Forms, status: int = HTTPStatus.OK) -> HttpResponse:
+    context = forms.context() | {"simulated": django_settings.ENGINE == SIMULATOR}
+    return shell.page(request, "deploy", context, title=forms.entry.name, status=status)
 
 
 def _entry(slug: str) -> Entry:

@@ -13,12 +13,11 @@ from apps.catalog import catalog
 from apps.catalog.sheet import GroupRows, sheet
 from apps.dashboard import tabs
 from apps.dashboard.access import may, refused, user_of
-from apps.dashboard.engine_form import EngineForm
+from apps.dashboard.engine_form import EngineForm, newest_gpu
 from apps.dashboard.queries import Seen
 from apps.deployments import actions, queries
 from apps.deployments.models import Revision
 from apps.deployments.orders import Change
-from apps.fleet.models import Host
 from apps.lib import clock
 from apps.lib.problems import Problem
 
@@ -88,15 +87,4 @@ def _groups(seen: Seen, revision: Revision) -> tuple[GroupRows, ...]:
         variant = catalog.get(seen.deployment.catalog_slug).variant(revision.variant)
     except LookupError:
         variant = None  # its catalog file is gone: no limits of the model are known
-    return sheet(revision.device, variant=variant, capability=_newest_gpu())
-
-
-def _newest_gpu() -> str:
-    """Return the newest compute capability in the fleet, empty without GPUs."""
-    found = [
-        gpu.get("compute_capability", "")
-        for inventory in Host.objects.values_list("inventory", flat=True)
-        for gpu in inventory.get("gpus", ())
-    ]
-    known = [tuple(map(int, word.split("."))) for word in found if word]
-    return ".".join(map(str, max(known))) if known else ""
+    return sheet(revision.device, variant=variant, capability=newest_gpu())

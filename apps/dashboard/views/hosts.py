@@ -45,6 +45,15 @@ class GpuCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaintBadge:
+    """A mark that keeps orders away from a host."""
+
+    name: str
+    word: str
+    says: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Held:
     """A replica that a host holds."""
 
@@ -58,6 +67,7 @@ class HostRow:
     name: str
     status: Status
     cordoned: bool
+    taints: tuple[TaintBadge, ...]
     inventory: Inventory
     sample: HostSample | None
     gpus: tuple[GpuCell, ...]
@@ -114,6 +124,7 @@ def _row(host: Host, numbers: FleetNumbers, book: PriceBook) -> HostRow:
         name=host.name,
         status=words.of_host(host.state, cordoned=host.cordoned),
         cordoned=host.cordoned,
+        taints=tuple(_taint(taint) for taint in host.taints),
         inventory=inventory,
         sample=sample,
         gpus=_gpus(inventory, sample, replicas),
@@ -122,6 +133,18 @@ def _row(host: Host, numbers: FleetNumbers, book: PriceBook) -> HostRow:
         own_price=host.price_per_hour_usd,
         is_default_price=is_default,
         seen_at=host.last_seen_at,
+    )
+
+
+def _taint(taint: dict[str, str]) -> TaintBadge:
+    value = taint.get("value")
+    name = f"{taint['key']}={value}" if value else taint["key"]
+    if taint.get("effect") == "avoid":
+        return TaintBadge(
+            name=name, word="last choice", says="Orders that do not tolerate it come here last."
+        )
+    return TaintBadge(
+        name=name, word="keeps away", says="Orders that do not tolerate it are placed elsewhere."
     )
 
 

@@ -46,6 +46,8 @@ class Wish:
     dry_run: bool = False
     take_over: bool = False
     """Also deployments of another set."""
+    by_admin: bool = False
+    """May give what is for admins alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ def _check_names(documents: Sequence[Document]) -> None:
 def _apply_one(document: Document, wish: Wish, *, actor: str, now: datetime) -> Applied:
     try:
         existing = queries.deployments().filter(name=document.name).first()
-        order = _order(document)
+        order = _order(document, by_admin=wish.by_admin)
         if existing is None:
             made = actions.create(order, actor=actor, now=now)
             _own(made, wish.owner)
@@ -120,7 +122,7 @@ def _apply_one(document: Document, wish: Wish, *, actor: str, now: datetime) -> 
         ) from problem
 
 
-def _order(document: Document) -> NewDeployment:
+def _order(document: Document, *, by_admin: bool) -> NewDeployment:
     """Return the document as an order. Raises Problem 400 naming the member."""
     given = OrderInput(data=document.value)
     try:
@@ -128,7 +130,7 @@ def _order(document: Document) -> NewDeployment:
     except ValidationError as error:
         first = flatten(error.detail)[0]
         raise Problem(400, "invalid", first["message"], extra={"field": first["field"]}) from error
-    return given.order()
+    return given.order(by_admin=by_admin)
 
 
 def _change(
@@ -178,6 +180,7 @@ def _whole(existing: Deployment, order: NewDeployment) -> Change:
         rollout=policy,
         placement=order.placement,
         resources=order.resources,
+        by_admin=order.by_admin,
     )
 
 

@@ -47,6 +47,39 @@ class TestDeploy:
         assert made.revisions.get().variant == "bf16"
         assert made.revisions.get().settings == {"max_model_len": 1024}
 
+    def test_the_advanced_part_has_every_other_engine_setting_once(self, signed_in):
+        factories.host()
+
+        page = signed_in.get(f"/catalog/{SLUG}/").content.decode()
+
+        names = re.findall(r'name="([a-z_]+)"', page)
+        assert {"enforce_eager", "kv_cache_dtype", "tensor_parallel_size"} <= set(names)
+        assert [names.count(name) for name in ("max_model_len", "max_num_seqs")] == [1, 1]
+        assert '<details class="advanced">' in page
+
+    def test_advanced_settings_go_into_the_order_and_the_fit(self, signed_in):
+        factories.host()
+        given = {"name": "chat", "max_model_len": "1024", "kv_cache_bytes": str(512 * 1024**2)}
+
+        fit = signed_in.get(f"/catalog/{SLUG}/check/", given, headers={"X-Part": "live"})
+        signed_in.post(f"/catalog/{SLUG}/deploy/", given)
+
+        assert "KV cache 537 MB" in text_of(fit).replace("\xa0", " ")
+        settings = Deployment.objects.get(name="chat").revisions.get().settings
+        assert settings == {"max_model_len": 1024, "kv_cache_bytes": 512 * 1024**2}
+
+    def test_a_wrong_advanced_setting_opens_the_part_and_stands_beside_its_field(self, signed_in):
+        factories.host()
+
+        response = signed_in.post(f"/catalog/{SLUG}/deploy/", {"kv_cache_bytes": "5"})
+
+        page = response.content.decode()
+        wrong = re.search(r'<div class="f wrong">.*?</div>', page, re.S)
+        assert response.status_code == 422
+        assert wrong
+        assert 'for="id_kv_cache_bytes"' in wrong[0]
+        assert '<details class="advanced" open>' in page
+
     def test_without_a_host_it_says_so_and_leaves_nothing(self, signed_in):
         response = signed_in.post(f"/catalog/{SLUG}/deploy/")
 
@@ -328,3 +361,13 @@ class TestSettings:
         signed_in.post("/settings/password/", {"old": old, "new": new, "again": again})
 
         assert User.objects.get().check_password(factories.PASSWORD)
+
+
+def test_the_hosts_page_shows_taints_and_what_they_do(signed_in):
+    taints = [{"key": "team", "value": "blue"}, {"key": "old", "effect": "avoid"}]
+    factories.host("box", taints=taints)
+
+    page = text_of(signed_in.get("/hosts/"))
+
+    assert "team=blue keeps away" in page
+    assert "old last choice" in page

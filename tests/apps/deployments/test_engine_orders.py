@@ -134,3 +134,25 @@ class TestSheet:
         answer = make_client(Role.VIEWER).get("/api/v1/engine-settings/", query)
 
         assert (answer.status_code, answer.json()["field"]) == (status, field)
+
+
+class TestExtraArgsAsCode:
+    YAML = f"name: chat\ncatalog: {SMOL}\nengine:\n  extra_args: [--seed, '7']\n"
+
+    def applied(self, role: Role):
+        make_host()
+        return make_client(role).post("/api/v1/apply/", {"yaml": self.YAML}, format="json")
+
+    def test_an_operator_cannot_bring_them_in_by_a_document(self):
+        answer = self.applied(Role.OPERATOR)
+
+        assert (answer.status_code, answer.json()["code"]) == (403, "admins_only")
+        assert "line 4" in answer.json()["detail"]
+        assert not Revision.objects.exists()
+
+    def test_an_admin_can_and_it_is_audited(self):
+        answer = self.applied(Role.ADMIN)
+
+        assert answer.status_code == 200, answer.json()
+        entry = AuditEntry.objects.get(action="deployment.extra_args")
+        assert entry.data == {"extra_args": ["--seed", "7"]}
