@@ -15,7 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import IntegrityError, connection, transaction
 
 from apps.accounts import queries
-from apps.accounts.models import ApiToken, AuditEntry, User
+from apps.accounts.models import DEFAULT_TEAM, ApiToken, AuditEntry, User
 from apps.accounts.states import Role
 from apps.lib import clock, secrets
 from apps.lib.problems import Problem
@@ -88,9 +88,11 @@ def _make_admin() -> User:
 
 
 @transaction.atomic
-def create_user(*, username: str, password: str, role: Role, actor: str) -> User:
+def create_user(
+    *, username: str, password: str, role: Role, actor: str, team: str = DEFAULT_TEAM
+) -> User:
     """Make a user. Raises Problem 409 `user_exists`, 400 `password_weak`."""
-    user = User(username=username, role=role)
+    user = User(username=username, role=role, team=team)
     _check_password(password, user)
     user.set_password(password)
     try:
@@ -103,13 +105,19 @@ def create_user(*, username: str, password: str, role: Role, actor: str) -> User
             f"There is a user `{username}` already.",
             extra={"field": "username"},
         ) from error
-    audit(actor=actor, action="user.created", target=username, data={"role": role})
+    audit(actor=actor, action="user.created", target=username, data={"role": role, "team": team})
     return user
 
 
 @transaction.atomic
 def change_user(
-    *, user: User, role: Role | None, active: bool | None, password: str | None, actor: str
+    *,
+    user: User,
+    role: Role | None,
+    active: bool | None,
+    password: str | None,
+    actor: str,
+    team: str | None = None,
 ) -> None:
     """Change what is given and leave what is None, all or nothing.
 
@@ -121,6 +129,16 @@ def change_user(
         set_active(user=user, active=active, actor=actor)
     if password is not None:
         set_password(user=user, password=password, actor=actor)
+    if team is not None:
+        set_team(user=user, team=team, actor=actor)
+
+
+@transaction.atomic
+def set_team(*, user: User, team: str, actor: str) -> None:
+    """Move `user` to another team: they see its knowledge bases from now on, and no others."""
+    old, user.team = user.team, team
+    user.save(update_fields=["team"])
+    audit(actor=actor, action="user.team_set", target=user.username, data={"old": old, "new": team})
 
 
 @transaction.atomic

@@ -8,6 +8,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
+from rest_framework.fields import empty
 from rest_framework.generics import GenericAPIView
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -16,7 +17,7 @@ from rest_framework.response import Response
 from apps.accounts import actions, queries
 from apps.accounts.exports import ROWS_LIMIT, CsvRenderer, JsonLinesRenderer
 from apps.accounts.idempotency import IdempotentWrites
-from apps.accounts.models import ApiToken, AuditEntry, User
+from apps.accounts.models import DEFAULT_TEAM, ApiToken, AuditEntry, User
 from apps.accounts.permissions import role_of
 from apps.accounts.states import Role
 from apps.lib import clock
@@ -167,10 +168,20 @@ def _visible_tokens(user: User) -> QuerySet[ApiToken]:
     return queries.tokens_of(user, everyone=role_of(user) is Role.ADMIN)
 
 
+class TeamField(serializers.RegexField):
+    """A team's name; may be left out."""
+
+    def __init__(self, default: str | None = None) -> None:
+        pattern, given = r"\A[a-z0-9][a-z0-9-]{0,62}\Z", default if default is not None else empty
+        super().__init__(pattern, required=False, default=given)
+        self.error_messages["invalid"] = "Use a-z, 0-9 and -, at most 63 characters."
+
+
 class UserSerializer(serializers.Serializer[User]):
     username = serializers.CharField(read_only=True)
     role = serializers.ChoiceField(choices=_ROLES)
     is_active = serializers.BooleanField()
+    team = serializers.CharField(help_text="Its members share knowledge bases and cached prefixes.")
     last_login = serializers.DateTimeField(read_only=True, allow_null=True)
 
 
@@ -182,10 +193,12 @@ class NewUserSerializer(StrictSerializer):
     )
     password = serializers.CharField(max_length=200, trim_whitespace=False)
     role = serializers.ChoiceField(choices=_ROLES, default=Role.VIEWER.value)
+    team = TeamField(default=DEFAULT_TEAM)
 
 
 class UserPatchSerializer(StrictSerializer):
     role = serializers.ChoiceField(choices=_ROLES, required=False)
+    team = TeamField()
     is_active = serializers.BooleanField(required=False)
     password = serializers.CharField(max_length=200, trim_whitespace=False, required=False)
 
@@ -213,6 +226,7 @@ class UserList(IdempotentWrites, GenericAPIView[User]):
             username=wanted["username"],
             password=wanted["password"],
             role=Role(wanted["role"]),
+            team=wanted["team"],
             actor=caller(request).username,
         )
         return Response(UserSerializer(user).data, status=201)
@@ -237,12 +251,13 @@ class UserDetail(IdempotentWrites, GenericAPIView[User]):
         user, actor = queries.user(username), caller(request).username
         wanted = patch.validated_data
         if not wanted:
-            raise ValidationError("Give at least one of role, is_active, password.")
+            raise ValidationError("Give at least one of role, team, is_active, password.")
         actions.change_user(
             user=user,
             role=Role(wanted["role"]) if "role" in wanted else None,
             active=wanted.get("is_active"),
             password=wanted.get("password"),
+            team=wanted.get("team"),
             actor=actor,
         )
         return Response(UserSerializer(user).data)

@@ -12,9 +12,12 @@ def _choices(kind: type[Role]) -> list[tuple[str, str]]:
     return [(member.value, member.value) for member in kind]
 
 
+DEFAULT_TEAM = "default"
+
+
 class User(AbstractUser):
     role = models.CharField(max_length=16, choices=_choices(Role), default=Role.VIEWER)
-    team = models.CharField(max_length=63, default="default")
+    team = models.CharField(max_length=63, default=DEFAULT_TEAM)
     """Whose knowledge bases they see, and with whom they share cached prefixes."""
 
     class Meta:

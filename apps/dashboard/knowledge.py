@@ -8,7 +8,7 @@ from apps.accounts.models import User
 from apps.dashboard import queries, words
 from apps.dashboard.words import Status
 from apps.rag import presenting
-from apps.rag.models import Chunk, Document, Indexing, KnowledgeBase
+from apps.rag.models import Chunk, Document, KnowledgeBase
 from apps.rag.settings import DEFAULTS_NAME
 from apps.rag.states import DocumentState
 
@@ -56,16 +56,9 @@ class DocumentRow:
 
 def document_rows(base: KnowledgeBase, documents: Sequence[Document]) -> list[DocumentRow]:
     """Return documents with how far they are in the live index."""
-    known: dict[int, Indexing] = {}
-    if base.live_build is not None:
-        rows = Indexing.objects.filter(build=base.live_build, document__in=documents)
-        known = {row.document_id: row for row in rows}
     return [
-        DocumentRow(
-            row=presenting.document_row(one, known.get(one.pk)),
-            status=_STATUS[DocumentState(one.state)],
-        )
-        for one in documents
+        DocumentRow(row=row, status=_STATUS[DocumentState(row["state"])])
+        for row in presenting.document_rows(base, documents)
     ]
 
 

@@ -74,6 +74,17 @@ class BuildForm(EmbedderForm):
         return given
 
 
+class AttachForm(RefusableForm):
+    """A model name in front of a deployment."""
+
+    deployment = forms.ChoiceField()
+
+    def __init__(self, data: QueryDict | None = None) -> None:
+        super().__init__(data)
+        names = [(name, name) for name in deployments_that("chat")]
+        self.fields["deployment"].choices = names  # type: ignore[attr-defined]
+
+
 class ProfileForm(RefusableForm):
     """The next version of a profile."""
 

@@ -54,7 +54,8 @@ class Question:
     deployment: str
     conversation: UUID | None = None
     answer_tokens: int = ANSWER_TOKENS
-    temperature: float | None = None
+    temperature: float = 0.0
+    """What the passages say leaves nothing to chance."""
 
 
 @dataclass(kw_only=True)
@@ -80,8 +81,7 @@ class Prepared:
             "messages": self.turn.messages,
             "max_tokens": self.answer_tokens,
         }
-        if self.question.temperature is not None:
-            sent["temperature"] = self.question.temperature
+        sent["temperature"] = self.question.temperature
         return sent
 
 

@@ -18,7 +18,7 @@ from apps.lib.paging import Pages
 from apps.lib.problems import Problem
 from apps.rag import actions, embedding, files, presenting, queries, queueing, upkeep, vectors
 from apps.rag.actions import BuildPlan
-from apps.rag.models import Build, Document, Indexing, KnowledgeBase
+from apps.rag.models import Build, Document, KnowledgeBase
 from apps.rag.parsing.reader import Unreadable, reader
 from apps.rag.serializers import (
     BuildInput,
@@ -119,7 +119,7 @@ class DocumentList(GenericAPIView[Document]):
     def get(self, request: Request, base: str) -> Response:
         found = base_of(request, base)
         page = self.paginate_queryset(queries.documents(found)) or []
-        return self.get_paginated_response(document_rows(found, page))
+        return self.get_paginated_response(presenting.document_rows(found, page))
 
     @extend_schema(
         operation_id="documents_create",
@@ -142,17 +142,8 @@ class DocumentList(GenericAPIView[Document]):
         )
         if is_new:
             queueing.ingest_soon()
-        row = document_rows(found, [document])[0]
+        row = presenting.document_rows(found, [document])[0]
         return Response(row, status=201 if is_new else 200)
-
-
-def document_rows(base: KnowledgeBase, documents: list[Document]) -> list[dict[str, Any]]:
-    """Return documents as the API shows them, with their progress in the live index."""
-    known: dict[int, Indexing] = {}
-    if base.live_build is not None:
-        rows = Indexing.objects.filter(build=base.live_build, document__in=documents)
-        known = {row.document_id: row for row in rows}
-    return [presenting.document_row(one, known.get(one.pk)) for one in documents]
 
 
 @extend_schema(parameters=[BASE])
@@ -165,7 +156,7 @@ class DocumentDetail(IdempotentWrites, GenericAPIView[Document]):
     @extend_schema(operation_id="documents_retrieve")
     def get(self, request: Request, base: str, document: UUID) -> Response:
         found = base_of(request, base)
-        return Response(document_rows(found, [queries.document(found, document)])[0])
+        return Response(presenting.document_rows(found, [queries.document(found, document)])[0])
 
     @extend_schema(operation_id="documents_delete", responses={204: None})
     def delete(self, request: Request, base: str, document: UUID) -> Response:
@@ -188,7 +179,7 @@ class DocumentRetry(IdempotentWrites, GenericAPIView[Document]):
         found = base_of(request, base)
         actions.retry(queries.document(found, document), user=caller(request), now=clock.now())
         queueing.ingest_soon()
-        return Response(document_rows(found, [queries.document(found, document)])[0])
+        return Response(presenting.document_rows(found, [queries.document(found, document)])[0])
 
 
 @extend_schema(parameters=[BASE])

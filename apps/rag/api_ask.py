@@ -64,7 +64,9 @@ class AskInput(StrictSerializer):
         default=answering.ANSWER_TOKENS,
         help_text="Of the answer.",
     )
-    temperature = serializers.FloatField(min_value=0, max_value=2, required=False, allow_null=True)
+    temperature = serializers.FloatField(
+        min_value=0, max_value=2, required=False, allow_null=True, help_text="By default 0."
+    )
 
 
 class CitationSerializer(ChunkSerializer):
@@ -192,7 +194,7 @@ class Ask(GenericAPIView[Any]):
             deployment=wanted["deployment"],
             conversation=wanted.get("conversation"),
             answer_tokens=wanted["max_tokens"],
-            temperature=wanted.get("temperature"),
+            temperature=wanted.get("temperature") or 0.0,
         )
         prepared = answering.prepare(question, trace)
         extra = {"take_home": take_home(request, found, "ask", _sent(request))}

@@ -1,5 +1,6 @@
 """Rows of knowledge bases as the API shows them; plain values only."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from apps.rag import queries
@@ -63,8 +64,16 @@ def build_row(build: Build) -> dict[str, Any]:
     }
 
 
-def document_row(document: Document, indexing: Indexing | None) -> dict[str, Any]:
-    """Return a document with how far it is in the live index."""
+def document_rows(base: KnowledgeBase, documents: Sequence[Document]) -> list[dict[str, Any]]:
+    """Return documents with how far they are in the live index; one query for all."""
+    known: dict[int, Indexing] = {}
+    if base.live_build is not None:
+        rows = Indexing.objects.filter(build=base.live_build, document__in=documents)
+        known = {row.document_id: row for row in rows}
+    return [_document_row(one, known.get(one.pk)) for one in documents]
+
+
+def _document_row(document: Document, indexing: Indexing | None) -> dict[str, Any]:
     total = indexing.chunks_total if indexing else None
     done = indexing.chunks_done if indexing else 0
     return {

@@ -12,10 +12,20 @@ from apps.accounts.states import Role
 from apps.dashboard import knowledge, shell
 from apps.dashboard.access import may, needs, refused, user_of
 from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
-from apps.dashboard.knowledge_forms import BuildForm, KnowledgeForm
+from apps.dashboard.knowledge_forms import AttachForm, BuildForm, KnowledgeForm
 from apps.lib import clock
 from apps.lib.problems import Problem
-from apps.rag import actions, embedding, files, presenting, queries, queueing, upkeep, vectors
+from apps.rag import (
+    actions,
+    aliases,
+    embedding,
+    files,
+    presenting,
+    queries,
+    queueing,
+    upkeep,
+    vectors,
+)
 from apps.rag.actions import BuildPlan
 from apps.rag.models import Chunk, Document, KnowledgeBase
 from apps.rag.vectors import VectorsAway, VectorsRefused
@@ -224,7 +234,7 @@ def _builds(
     context = knowledge.common(base, "index", user_of(request))
     rows = base.builds.order_by("-number")[:20]
     context |= {"builds": [presenting.build_row(build) for build in rows], "form": form}
-    context["milvus"] = _milvus()
+    context |= {"milvus": _milvus(), "names": aliases.attached(base), "attach": AttachForm()}
     return shell.page(
         request,
         "knowledge_index",
@@ -271,5 +281,38 @@ def give_up(request: HttpRequest, slug: str, number: int) -> HttpResponse:
         request,
         lambda: actions.give_up(build, user=user_of(request), now=clock.now()),
         done=f"Build {number} is given up.",
+        to=_address("knowledge-index", base),
+    )
+
+
+@needs(Role.OPERATOR)
+@require_POST
+def attach(request: HttpRequest, slug: str) -> HttpResponse:
+    """Put the knowledge base in front of a deployment, as one model name."""
+    base, deployment = base_or_404(request, slug), request.POST.get("deployment", "")
+
+    def order() -> None:
+        aliases.attach(base, deployment=deployment, name="", user=user_of(request), now=clock.now())
+
+    return carry_out(
+        request,
+        order,
+        done=f"{deployment}+{base.slug} answers from here now.",
+        to=_address("knowledge-index", base),
+    )
+
+
+@needs(Role.OPERATOR)
+@require_POST
+def detach(request: HttpRequest, slug: str, name: str) -> HttpResponse:
+    """Take a model name away."""
+    base = base_or_404(request, slug)
+    alias = aliases.attached(base).filter(name=name).first()
+    if alias is None:
+        raise Http404(f"There is no model name {name}.")
+    return carry_out(
+        request,
+        lambda: aliases.detach(alias, user=user_of(request)),
+        done=f"{name} is taken away.",
         to=_address("knowledge-index", base),
     )

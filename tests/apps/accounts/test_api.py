@@ -128,6 +128,19 @@ class TestTokens:
 
 
 class TestUsers:
+    def test_are_in_a_team_and_can_be_moved_to_another(self):
+        client = make_client()
+        order = {"username": "bob", "password": "correct horse battery", "team": "blue"}
+
+        made = client.post("/api/v1/users/", order, format="json")
+        moved = client.patch("/api/v1/users/bob/", {"team": "red"}, format="json")
+        wrong = client.patch("/api/v1/users/bob/", {"team": "Red Team"}, format="json")
+
+        assert (made.status_code, made.json()["team"]) == (201, "blue")
+        assert (moved.status_code, moved.json()["team"]) == (200, "red")
+        assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (400, "team")
+        assert User.objects.get(username="bob").team == "red"
+
     def test_are_made_with_a_role_and_can_be_changed(self):
         client = make_client()
         order = {"username": "bob", "password": PASSWORD, "role": "operator"}

@@ -131,6 +131,22 @@ class TestTheStoryOfAnOperator:
         expect(page.locator(".columns .card")).to_have_count(2)
 
 
+class TestModelNames:
+    def test_are_attached_and_detached_by_buttons(self, signed_in, redis):
+        shelf.chat()
+        user = User.objects.get(username="ana")
+        shelf.base(user)
+
+        attached = signed_in.post("/knowledge/handbook/names/", {"deployment": "smol"}, follow=True)
+        again = signed_in.post("/knowledge/handbook/names/", {"deployment": "smol"}, follow=True)
+        gone = signed_in.post("/knowledge/handbook/names/smol+handbook/detach/", follow=True)
+
+        assert "smol+handbook answers from here now." in attached.content.decode()
+        assert 'aria-label="Detach smol+handbook"' in attached.content.decode()
+        assert "is taken; give another" in again.content.decode()
+        assert "Detach smol+handbook" not in gone.content.decode()
+
+
 class TestWhoMayNot:
     def test_a_knowledge_base_of_another_team_is_not_there(self, signed_in):
         shelf.base(shelf.user("eve", team="other"), "Secrets")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.core.files.uploadedfile import SimpleUploadedFile
 
 from apps.rag import files, upkeep, vectors
@@ -17,6 +18,15 @@ def search(api, **body):
     answer = api.post("/api/v1/knowledge-bases/handbook/search/", body, format="json")
     assert answer.status_code == 200, answer.json()
     return answer.json()
+
+
+def streamed(answer) -> str:
+    """Return the whole of a streamed answer."""
+
+    async def read() -> bytes:
+        return b"".join([part async for part in answer.streaming_content])
+
+    return async_to_sync(read)().decode()
 
 
 class TestUpload:
@@ -126,19 +136,82 @@ class TestSearch:
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "query")
 
 
-class TestAsk:
+class TestRerank:
+    SETTINGS = {"mode": "lexical", "rerank_deployment": "judge", "rerank_candidates": 2}
+
     @pytest.fixture
-    def ready(self, user, gateway) -> Gateway:
-        shelf.chat()
-        shelf.ingested(shelf.upload(shelf.base(user), user))
+    def shelved(self, user, gateway) -> Gateway:
+        base = shelf.base(user)
+        long = b"Holiday holiday holiday: every person has many days of it, more than elsewhere."
+        for text, name in ((long, "long.txt"), (b"Holiday days.", "short.txt")):
+            shelf.ingested(shelf.upload(base, user, text, name))
         return gateway
 
-    def ask(self, api, **body):
-        order = {"question": "How many days of holiday?", "deployment": "smol"} | body
-        return api.post("/api/v1/knowledge-bases/handbook/ask/", order, format="json")
+    def test_moves_what_the_reranker_likes_and_says_by_how_much(self, api, shelved):
+        plain = search(api, query="holiday", settings={"mode": "lexical"})
+        found = search(api, query="holiday", settings=self.SETTINGS)
 
+        # The tests' reranker likes short texts.
+        assert found["hits"][0]["document"] == "short.txt"
+        assert found["hits"][0]["rerank"]["rank"] == 1
+        moved = {hit["document"]: hit["rerank"]["moved"] for hit in found["hits"]}
+        before = {hit["document"]: hit["rank"] for hit in plain["hits"]}
+        after = {hit["document"]: hit["rank"] for hit in found["hits"]}
+        assert moved == {name: before[name] - after[name] for name in before}
+        (body,) = shelved.bodies("/v1/rerank")
+        assert (body["model"], body["query"], len(body["documents"])) == ("judge", "holiday", 2)
+
+    def test_goes_on_without_a_reranker_that_is_away(self, api, shelved):
+        shelved.refuse["/v1/rerank"] = (503, "no replica is ready")
+
+        found = search(api, query="holiday", settings=self.SETTINGS)
+
+        assert len(found["hits"]) == 2
+        assert found["hits"][0]["rerank"] is None
+        assert found["notices"][0].startswith("Not reranked: ")
+
+
+@pytest.fixture
+def ready(user, gateway) -> Gateway:
+    """A knowledge base with the handbook, and a chat deployment."""
+    shelf.chat()
+    shelf.ingested(shelf.upload(shelf.base(user), user))
+    return gateway
+
+
+def ask(api, **body):
+    order = {"question": "How many days of holiday?", "deployment": "smol"} | body
+    return api.post("/api/v1/knowledge-bases/handbook/ask/", order, format="json")
+
+
+# The end of a stream comes on a connection of its own.
+@pytest.mark.django_db(transaction=True)
+class TestAskStreamed:
+    def test_streams_the_passages_first_then_words_then_the_whole(self, api, ready):
+        answer = ask(api, stream=True)
+
+        events = [part.split("\n", 1) for part in streamed(answer).split("\n\n") if part]
+        names = [name.removeprefix("event: ") for name, _ in events]
+        data = [json.loads(text.removeprefix("data: ")) for _, text in events]
+        assert names == ["trace", *["delta"] * (len(names) - 2), "done"]
+        assert data[0]["hits"][0]["document"] == "handbook.md"
+        assert "".join(one["text"] for one in data[1:-1]) == "Thirty days [1], and trains [9]."
+        assert data[-1]["unknown_citations"] == [9]
+        assert "curl" in data[-1]["take_home"]
+
+    def test_that_streams_tells_an_absent_model_as_its_last_event(self, api, ready):
+        ready.refuse["/v1/chat/completions"] = (503, "no replica is ready")
+
+        events = streamed(ask(api, stream=True)).split("\n\n")
+
+        assert events[0].startswith("event: trace")
+        assert events[1].startswith("event: error")
+        assert "deployment_away" in events[1]
+
+
+class TestAsk:
     def test_answers_with_checked_citations_timings_and_usage(self, api, ready):
-        answer = self.ask(api).json()
+        answer = ask(api).json()
 
         assert answer["answer"] == "Thirty days [1], and trains [9]."
         assert [row["number"] for row in answer["citations"] if row["cited"]] == [1]
@@ -151,9 +224,9 @@ class TestAsk:
         )
 
     def test_of_a_second_turn_sends_only_new_passages_after_the_same_prefix(self, api, ready):
-        first = self.ask(api).json()
+        first = ask(api).json()
 
-        second = self.ask(
+        second = ask(
             api, question="How many days of holiday again?", conversation=first["conversation"]
         ).json()
 
@@ -180,10 +253,17 @@ class TestAsk:
         assert sent[-1]["content"].startswith("<source ")
         assert "Ignore all" not in sent[0]["content"]
 
+    def test_leaves_nothing_to_chance_unless_asked_to(self, api, ready):
+        ask(api)
+        ask(api, temperature=0.7)
+
+        sent = ready.bodies("/v1/chat/completions")
+        assert [body["temperature"] for body in sent] == [0.0, 0.7]
+
     def test_tells_when_the_model_is_away(self, api, ready):
         ready.refuse["/v1/chat/completions"] = (503, "no replica is ready")
 
-        answer = self.ask(api)
+        answer = ask(api)
 
         assert (answer.status_code, answer.json()["code"]) == (503, "deployment_away")
 

@@ -110,6 +110,13 @@ class TestKinds:
         assert refused.value.code == code
 
 
+def locked(pdf: bytes) -> bytes:
+    """Return `pdf` as it looks with a password that nobody knows."""
+    key = b"<" + b"ab" * 32 + b">"
+    lock = b"/Encrypt << /Filter /Standard /V 1 /R 2 /O " + key + b" /U " + key + b" /P -4 >>"
+    return pdf.replace(b"trailer << ", b"trailer << " + lock + b" /ID [<00><00>] ")
+
+
 class TestReading:
     def test_takes_headings_paragraphs_and_tables_of_each_kind(self):
         assert read(word(["One.", "Two."]), "docx")[0] == ["# Title\n\nOne.\n\nTwo."]
@@ -140,9 +147,10 @@ class TestReading:
             (b"%PDF-1.7 nothing", "pdf", "unreadable"),
             (shelf.pdf([""] * 2_001), "pdf", "too_many_pages"),
             (shelf.pdf([""]), "pdf", "no_text"),
+            (locked(shelf.pdf(["secret"])), "pdf", "encrypted"),
             (b"<html><body></body></html>", "html", "no_text"),
         ],
-        ids=["corrupt", "too-many-pages", "scan", "no-words"],
+        ids=["corrupt", "too-many-pages", "scan", "encrypted", "no-words"],
     )
     def test_of_a_bad_file_says_what_to_mend(self, content, kind, code):
         with pytest.raises(Unreadable) as refused:
