@@ -124,6 +124,8 @@ def _together(
         for offer in offers
         for gpu in offer.gpus[:each]
     )
+    if sum(gpu.free_bytes for gpu in gpus) < variant.weight_bytes:
+        return None  # most sizes end here, without the whole question
     room = replace(
         first,
         name=" + ".join(offer.room.name for offer in offers),

@@ -9,7 +9,16 @@ from django.http import QueryDict
 from agents.custom import CustomEngine
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
-from apps.catalog.fit import DoesNotFit, HostFit, HostRoom, Wish, choose_variant, fit, with_remedies
+from apps.catalog.fit import (
+    NO_GROUPS,
+    DoesNotFit,
+    HostFit,
+    HostRoom,
+    Wish,
+    choose_variant,
+    fit,
+    with_remedies,
+)
 from apps.catalog.settings import BadSetting
 from apps.dashboard import units
 from apps.deployments.dry_run import HostAnswer, priced
@@ -110,6 +119,8 @@ class Plan:
     best: HostFit | None = None
     hosts: tuple[HostFit, ...] = ()
     nearest: HostFit | None = None
+    group: str = ""
+    """Hosts that would hold it together, in a sentence; empty if none would, or one does."""
 
     @property
     def work_bytes(self) -> int:
@@ -193,7 +204,8 @@ def _no(entry: Entry, wish: Wish, rooms: Sequence[HostRoom], error: DoesNotFit) 
         line = f"Too big now: {units.bytes_(short.missing_bytes)} short on {short.host}"
     else:
         line = f"Does not fit: {answers.hosts[0].reason}" if answers.hosts else str(error)
-    return Plan(fits=False, line=line, hosts=answers.hosts, nearest=answers.nearest)
+    group = f"{answers.group}; {NO_GROUPS}" if answers.group else ""
+    return Plan(fits=False, line=line, hosts=answers.hosts, nearest=answers.nearest, group=group)
 
 
 def _missing(answer: HostFit) -> int:

@@ -136,7 +136,7 @@ def _write(wishes: Iterable[Wish], capacities: Mapping[tuple[UUID, str], Capacit
 @transaction.atomic
 def release(replica: Replica) -> None:
     """Give back all that `replica` has booked. Fine if it has booked nothing."""
-    capacities = list(Capacity.objects.filter(bookings__replica=replica).select_for_update())
+    capacities = _locked(bookings__replica=replica)
     Booking.objects.filter(replica=replica).delete()
     _sum_up(capacities)
 
@@ -144,7 +144,7 @@ def release(replica: Replica) -> None:
 @transaction.atomic
 def keep_residual(replica: Replica, *, memory_bytes: int) -> None:
     """Keep only `memory_bytes` a device booked, which is what `replica` holds while it sleeps."""
-    capacities = list(Capacity.objects.filter(bookings__replica=replica).select_for_update())
+    capacities = _locked(bookings__replica=replica)
     Booking.objects.filter(replica=replica).update(bytes=memory_bytes, asleep=True)
     _sum_up(capacities)
 
@@ -192,7 +192,7 @@ def _capacities(
         for wish in wishes
         for device in wish.devices
     }
-    rows = Capacity.objects.filter(host__in={host for host, _ in totals})
+    rows = _locked(host__in={host for host, _ in totals})
     found = {(row.host_id, row.gpu_uuid): row for row in rows}
     new = [
         Capacity(host_id=host, gpu_uuid=device, total_bytes=total)
@@ -206,6 +206,12 @@ def _capacities(
     if changed:
         Capacity.objects.bulk_update(changed, ["total_bytes"])
     return found
+
+
+def _locked(**which: object) -> list[Capacity]:
+    """Return capacities, locked in one order: sums are taken over what is committed, and nobody
+    who books waits for one that gives back while that one waits for it."""
+    return list(Capacity.objects.filter(**which).order_by("pk").select_for_update(of=("self",)))
 
 
 def _total_bytes(inventory: Inventory, device: str) -> int:

@@ -115,6 +115,17 @@ class TestDeploy:
 
         assert "Fits box now" in text_of(response)
 
+    def test_hosts_that_would_hold_a_model_together_are_named(self, signed_in):
+        for name in ("alpha", "beta"):
+            factories.host(name, gpus=2)
+        wish = {"variant": "bf16"}
+
+        page = signed_in.get(
+            "/catalog/llama-3.3-70b-instruct/check/", wish, headers={"X-Part": "live"}
+        )
+
+        assert "alpha, beta would hold bf16 together: 2 GPUs of kind" in text_of(page)
+
     def test_an_unknown_model_is_a_404(self, signed_in):
         assert signed_in.get("/catalog/nope/").status_code == 404
 
