@@ -127,7 +127,16 @@ def _container(docker: Mapping[str, str], weights: Path, run: Path) -> Iterator[
         "VLLM_CPU_KVCACHE_SPACE=1", "VLLM_CPU_OMP_THREADS_BIND=nobind", "VLLM_NO_USAGE_STATS=1",
     )  # fmt: skip
     environ = [word for value in values for word in ("--env", value)]
-    options = ["--detach", "--network", "none", "--tmpfs", "/tmp:exec", *environ]
+    options = [
+        "--detach",
+        "--network",
+        "none",
+        "--shm-size",
+        "2g",
+        "--tmpfs",
+        "/tmp:exec",
+        *environ,
+    ]
     mounts = ["--volume", f"{weights}:/weights:ro", "--volume", f"{run}:/run/hearth"]
     flags = ["--served-model-name", "m", "--max-model-len", "512", "--enforce-eager"]
     name = "slim"
