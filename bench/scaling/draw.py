@@ -1,5 +1,6 @@
 """Charts of the scaling benchmark as SVG, drawn by hand: no library is needed for two lines."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def _offered(
 def _svg(
     title: str, lines: Sequence[tuple[str, str, list[tuple[float, float]]]], seconds: float
 ) -> str:
-    cap = max(value for _, colour, points in lines[1:] for _, value in points) * 1.05
+    most = max(value for _, _, points in lines[1:] for _, value in points)
+    # A multiple of the four marks: each is a whole number of replicas.
+    cap = 4.0 * math.ceil(most / 4)
     wide = WIDTH - LEFT - 16
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
