@@ -112,7 +112,6 @@ def _ask(client: httpx.Client) -> tuple[float, int, str]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.coldstart", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", action="append", help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args()
 
