@@ -5,139 +5,106 @@ Called by `gateway.exchange` alone, which sees to it that every admitted request
 
 import time
 
-import msgspec
-
 from gateway.core import Core
 from gateway.fleet import Deployment
+from gateway.meter import Tally, cached_of, output_of, prompt_of, reasoning_of
 from gateway.order import Order
+from gateway.record import Ending, beginning, lost, tail
 from gateway.shapes import Usage
-from gateway.wire import Outcome, UsageRecord
-
-
-class Ending(msgspec.Struct, gc=False):
-    """How a request ended, as the exchange saw it."""
-
-    outcome: Outcome
-    status: int
-    error: str
-    replica: str
-    revision: int
-    failed_revisions: tuple[int, ...]
-    first_at: float
-    """When the first byte of a stream came (monotonic); 0 = it never did, or no stream."""
-    usage: Usage | None
-    chunks: int
-    reached_engine: bool
-    """An engine worked on it without bringing it to its end."""
-    bytes_out: int
-    retries: int
+from gateway.spool import END_BYTES, OPEN_BYTES, Spool
 
 
 class Account:
     """The books of one request."""
 
-    __slots__ = ("_core", "_deployment", "_opened", "_order", "_slot")
+    __slots__ = ("_beginning", "_core", "_deployment", "_order", "_slot", "is_admitted")
 
     def __init__(self, core: Core, deployment: Deployment, order: Order) -> None:
         self._core = core
         self._deployment = deployment
         self._order = order
-        self._opened: UsageRecord | None = None
+        self._beginning = b""
         self._slot = -1
-
-    @property
-    def is_admitted(self) -> bool:
+        self.is_admitted = False
         """True from the admission on: the request will have exactly one record."""
-        return self._opened is not None
 
     def open(self, replica_id: str, now: float) -> None:
         """Write the admission, before any engine is touched."""
-        order = self._order
-        call = order.call
-        self._opened = UsageRecord(
-            id=order.request_id,
-            key_id=order.key.id,
-            deployment=self._deployment.name,
-            replica=replica_id,
-            model=call.model,
-            path=call.endpoint.path,
-            stream=call.stream,
-            admitted_at=time.time(),
-            queue_seconds=now - order.received_at,
-            outcome=Outcome.GATEWAY_LOST,
-            error="the gateway ended before the request did",
-            bytes_in=len(call.body),
-            parent_id=order.client_request_id,
-        )
-        if self._core.spool is not None:
-            self._slot = self._core.spool.admit(self._opened)
-        self._deployment.tally.in_flight += 1
-        self._deployment.tally.requests += 1
+        order, deployment, spool = self._order, self._deployment, self._core.spool
+        if spool is not None:
+            self._write_admission(spool, replica_id, now - order.received_at)
+        self.is_admitted = True
+        tally = deployment.tally
+        tally.in_flight += 1
+        tally.requests += 1
+
         self._core.on_change()
 
-    def close(self, ending: Ending, now: float) -> None:
+    def _write_admission(self, spool: Spool, replica_id: str, queue_seconds: float) -> None:
+        order, name, wall = self._order, self._deployment.name, time.time()
+        piece = beginning(order, name, wall, queue_seconds, is_short=False)
+        end = lost(replica_id, is_short=False)
+        if len(piece) + len(end) > OPEN_BYTES:
+            piece = beginning(order, name, wall, queue_seconds, is_short=True)
+            end = lost(replica_id, is_short=True)
+        self._beginning = piece
+        self._slot = spool.begin(piece, end)
+
+    def close(self, ending: Ending, usage: Usage | None, chunks: int, now: float) -> None:
         """Write how it ended and settle with the key; an unadmitted request costs nothing."""
-        order, opened = self._order, self._opened
-        use = self._core.keys.use_of(order.key.id)
-        if opened is None:
+        core, order = self._core, self._order
+        use = core.keys.use_of(order.key_id)
+        if not self.is_admitted:
             use.give_back(order.reservation, now)
-            if self._core.sharing is not None:
-                self._core.sharing.used(order.key.id, -1, -order.reservation.tokens)
+            if core.sharing is not None:
+                core.sharing.used(order.key_id, -1, -order.reservation.tokens)
             self._deployment.tally.refused += 1
             return
-        record = self._record(opened, ending, now)
-        if self._core.spool is not None:
-            self._core.spool.close(self._slot, record)
-        tokens = record.prompt_tokens + record.output_tokens
+        self._count_tokens(ending, usage, chunks)
+        self._write_end(ending, now)
+        tokens = ending.prompt_tokens + ending.output_tokens
         use.settle(order.reservation, tokens, now)
-        if self._core.sharing is not None:
-            self._core.sharing.used(order.key.id, 0, tokens - order.reservation.tokens)
-        self._deployment.tally.in_flight -= 1
-        self._deployment.queue.freed(now)
-        self._count(record)
-
-    def _record(self, opened: UsageRecord, ending: Ending, now: float) -> UsageRecord:
-        usage, order = ending.usage, self._order
-        is_counted_here = usage is None and (ending.chunks > 0 or ending.reached_engine)
-        first_at = ending.first_at
-        return UsageRecord(
-            id=opened.id,
-            key_id=opened.key_id,
-            deployment=opened.deployment,
-            replica=ending.replica,
-            model=opened.model,
-            path=opened.path,
-            stream=opened.stream,
-            admitted_at=opened.admitted_at,
-            queue_seconds=opened.queue_seconds,
-            ttft_seconds=first_at - order.received_at if first_at else None,
-            total_seconds=now - order.received_at,
-            prompt_tokens=usage.prompt if usage else order.prompt_tokens * is_counted_here,
-            cached_tokens=usage.cached if usage else None,
-            output_tokens=usage.output if usage else ending.chunks,
-            reasoning_tokens=usage.reasoning if usage else None,
-            estimated=is_counted_here,
-            outcome=ending.outcome,
-            status=ending.status,
-            error=ending.error,
-            bytes_in=opened.bytes_in,
-            bytes_out=ending.bytes_out,
-            retries=ending.retries,
-            parent_id=opened.parent_id,
-            revision=ending.revision,
-            failed_revisions=ending.failed_revisions,
-        )
-
-    def _count(self, record: UsageRecord) -> None:
+        if core.sharing is not None:
+            core.sharing.used(order.key_id, 0, tokens - order.reservation.tokens)
         deployment = self._deployment
-        if not record.estimated:
-            prompt_bytes = self._order.call.prompt_bytes
-            deployment.learn_bytes_per_token(prompt_bytes, record.prompt_tokens)
-        replica = deployment.replicas.get(record.replica)
-        is_failed = record.outcome is Outcome.FAILED and record.status >= 500
-        for tally in (deployment.tally, replica.tally if replica else None):
-            if tally is not None:
-                tally.failed += is_failed
-                tally.prompt_tokens += record.prompt_tokens
-                tally.cached_tokens += record.cached_tokens or 0
-                tally.output_tokens += record.output_tokens
+        deployment.tally.in_flight -= 1
+        deployment.queue.freed(now)
+        if not ending.is_estimated:
+            deployment.learn_bytes_per_token(order.call.prompt_bytes, ending.prompt_tokens)
+        _count(deployment.tally, ending)
+        replica = deployment.replicas.get(ending.replica)
+        if replica is not None:
+            _count(replica.tally, ending)
+
+    def _count_tokens(self, ending: Ending, usage: Usage | None, chunks: int) -> None:
+        """Take the engine's own count, or one from the chunks that came."""
+        if usage is None:
+            ending.output_tokens = chunks
+            if chunks > 0 or ending.reached_engine:
+                ending.is_estimated = True
+                ending.prompt_tokens = self._order.prompt_tokens
+            return
+        ending.prompt_tokens = prompt_of(usage)
+        ending.output_tokens = output_of(usage)
+        ending.cached_tokens = cached_of(usage)
+        ending.reasoning_tokens = reasoning_of(usage)
+
+    def _write_end(self, ending: Ending, now: float) -> None:
+        spool, received_at = self._core.spool, self._order.received_at
+        ending.total_seconds = now - received_at
+        if spool is None:
+            return
+        ttft_seconds = ending.first_at - received_at if ending.first_at else -1.0
+        piece = tail(ending, ttft_seconds, is_short=False)
+        if len(piece) > END_BYTES:
+            piece = tail(ending, ttft_seconds, is_short=True)
+        spool.end(self._slot, self._beginning, piece)
+
+
+def _count(tally: Tally, ending: Ending) -> None:
+    if ending.status >= 500 and ending.outcome == "failed":
+        tally.failed += 1
+    tally.prompt_tokens += ending.prompt_tokens
+    tally.output_tokens += ending.output_tokens
+    if ending.cached_tokens > 0:
+        tally.cached_tokens += ending.cached_tokens

@@ -1,7 +1,7 @@
 """Who sends a request: from its key to what the key may do.
 
-Keys are known by the SHA-256 of their secret alone; secrets are random, so a plain hash is enough
-and the lookup leaks nothing by its time. Called once per request by `gateway.app`.
+Tables know keys by the SHA-256 of their secret alone; secrets are random, so a plain hash is enough
+and the lookup leaks nothing by its time. Called once per request by `gateway.intake`.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from gateway.limits import KeyUse
 from gateway.wire import KeyRoute
 
 _ANY = "*"
+_MOST_SEEN = 10_000
 
 
 class Keys:
@@ -20,12 +21,15 @@ class Keys:
 
     def __init__(self) -> None:
         self._by_hash: dict[str, KeyRoute] = {}
+        self._seen: dict[bytes, KeyRoute] = {}
+        """Secrets that were good under this table, so that each is hashed once."""
         self._use: dict[str, KeyUse] = {}
         self._ids: set[str] = set()
 
     def apply(self, keys: Iterable[KeyRoute]) -> None:
         """Take over the keys of a new table; use is kept by id."""
         self._by_hash = {key.sha256.lower(): key for key in keys}
+        self._seen = {}
         ids = {key.id for key in self._by_hash.values()}
         self._use = {id_: use for id_, use in self._use.items() if id_ in ids or use.in_flight}
         self._ids = ids
@@ -39,10 +43,16 @@ class Keys:
         secret = secret_in(headers)
         if not secret:
             raise Refused(no_key("Send an API key as `Authorization: Bearer <key>`."))
-        key = self._by_hash.get(hashlib.sha256(secret).hexdigest())
+        key = self._seen.get(secret)
         if key is None:
-            raise Refused(no_key("This API key is not known."))
-        if key.expires_at is not None and key.expires_at <= wall:
+            key = self._by_hash.get(hashlib.sha256(secret).hexdigest())
+            if key is None:
+                raise Refused(no_key("This API key is not known."))
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen[secret] = key
+        expires_at = key.expires_at
+        if expires_at is not None and expires_at <= wall:
             raise Refused(no_key("This API key has expired."))
         return key
 
@@ -85,8 +95,6 @@ def _may_use(key: KeyRoute, model: str, names: Mapping[str, _Named]) -> bool:
 def secret_in(headers: dict[bytes, bytes]) -> bytes:
     """Return the key's secret that `headers` carry; empty if they carry none."""
     value = headers.get(b"authorization")
-    if value is not None:
-        scheme, _, secret = value.partition(b" ")
-        if scheme.lower() == b"bearer":
-            return secret.strip()
+    if value is not None and value[:7].lower() == b"bearer ":
+        return value[7:].strip()
     return headers.get(b"x-api-key", b"").strip()

@@ -5,8 +5,8 @@ so the bytes themselves feed the prefix hashes. Called once per request by `gate
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
@@ -26,17 +26,29 @@ class Api(StrEnum):
     PLAIN = "plain"  # an API of the engine's own: nothing in it is read
 
 
-@dataclass(frozen=True, slots=True)
 class Endpoint:
     """A path that is passed through to an engine."""
 
-    path: str
-    api: Api
-    shape: Shape = Shape.OPENAI
-    salted: bool = False
-    """True if the engine takes `cache_salt` there."""
-    renames: bool = True
-    """True if the body names the model."""
+    def __init__(
+        self,
+        path: str,
+        api: Api,
+        shape: Shape = Shape.OPENAI,
+        *,
+        salted: bool = False,
+        renames: bool = True,
+    ) -> None:
+        self.path = path
+        self.api = api
+        self.shape = shape
+        self.salted = salted
+        """True if the engine takes `cache_salt` there."""
+        self.renames = renames
+        """True if the body names the model."""
+        self.has_usage_chunk = api in (Api.CHAT, Api.COMPLETIONS)
+        """True if a stream brings its usage in a chunk of its own, when asked to."""
+        self.counts_tokens = api not in (Api.TOKENS, Api.PLAIN)
+        """True if answers bring usage."""
 
 
 ENDPOINTS: dict[bytes, Endpoint] = {
@@ -56,28 +68,28 @@ ENDPOINTS: dict[bytes, Endpoint] = {
 }
 
 _INLINE_MEDIA = re.compile(rb";base64,[A-Za-z0-9+/=_-]{256,}")
-_INLINE_MARK = b";base64,"
+_INLINE_MARK: Final = b";base64,"
 
 
-class Call(msgspec.Struct, gc=False):
+class Call:
     """One parsed request body."""
 
-    endpoint: Endpoint
-    body: bytes
-    model: str
-    stream: bool
-    wants_usage: bool
-    """The client asked for the usage chunk itself."""
-    wants_running_usage: bool
-    has_stream_options: bool
-    has_cache_salt: bool
-    prompt: bytes
-    """What the engine will prefill, as raw JSON, in the order in which templates place it."""
-    prompt_bytes: int
-    """Length of the text in it; inline media do not count."""
-    session: str
-    cache_salt: str
-    output_limit: int | None
+    def __init__(self, endpoint: Endpoint, body: bytes, model: str) -> None:
+        self.endpoint = endpoint
+        self.body = body
+        self.model = model
+        self.stream = False
+        self.wants_usage = False
+        """The client asked for the usage chunk itself."""
+        self.wants_running_usage = False
+        self.has_stream_options = False
+        self.has_cache_salt = False
+        self.prompt = b""
+        """What the engine will prefill, as raw JSON, in the order in which templates place it."""
+        self.prompt_bytes = len(body)
+        """Length of the text in it; inline media do not count."""
+        self.session = ""
+        self.cache_salt = ""
 
 
 def parse(endpoint: Endpoint, body: bytes, *, most_choices: int) -> Call:
@@ -88,54 +100,41 @@ def parse(endpoint: Endpoint, body: bytes, *, most_choices: int) -> Call:
         raise Refused(invalid(f"The request body is wrong: {error}")) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(invalid(f"The request body is not valid JSON: {error}")) from error
-    if fields.n is not None and not 1 <= fields.n <= most_choices:
+    n = fields.n
+    if n is not None and not 1 <= n <= most_choices:
         raise Refused(invalid(f"`n` must be between 1 and {most_choices}", param="n"))
-    prompt = _prompt(fields)
-    options = fields.stream_options or None
-    return Call(
-        endpoint=endpoint,
-        body=body,
-        model=fields.model,
-        stream=bool(fields.stream),
-        wants_usage=bool(options and options.include_usage),
-        wants_running_usage=bool(options and options.continuous_usage_stats),
-        has_stream_options=fields.stream_options is not msgspec.UNSET,
-        has_cache_salt=fields.cache_salt is not msgspec.UNSET,
-        prompt=prompt,
-        prompt_bytes=_text_bytes(prompt),
-        session=fields.prompt_cache_key or "",
-        cache_salt=fields.cache_salt or "",
-        output_limit=fields.max_completion_tokens or fields.max_tokens or fields.max_output_tokens,
-    )
+    call = Call(endpoint, body, fields.model)
+    call.stream = bool(fields.stream)
+    options = fields.stream_options
+    if options is not msgspec.UNSET:
+        call.has_stream_options = True
+        if options is not None:
+            call.wants_usage = bool(options.include_usage)
+            call.wants_running_usage = bool(options.continuous_usage_stats)
+    salt = fields.cache_salt
+    if salt is not msgspec.UNSET:
+        call.has_cache_salt = True
+        call.cache_salt = salt or ""
+    call.session = fields.prompt_cache_key or ""
+    call.prompt = _prompt(fields)
+    call.prompt_bytes = _text_bytes(call.prompt)
+    return call
 
 
 def plain(model: str, path: str, body: bytes) -> Call:
     """Return a call of an engine's own API: the body goes through as it is."""
-    return Call(
-        endpoint=Endpoint(path, Api.PLAIN, renames=False),
-        body=body,
-        model=model,
-        stream=False,
-        wants_usage=False,
-        wants_running_usage=False,
-        has_stream_options=False,
-        has_cache_salt=False,
-        prompt=b"",
-        prompt_bytes=len(body),
-        session="",
-        cache_salt="",
-        output_limit=None,
-    )
+    return Call(Endpoint(path, Api.PLAIN, renames=False), body, model)
 
 
 def _prompt(fields: Body) -> bytes:
-    if fields.messages and not (fields.tools or fields.system):
-        return bytes(fields.messages)
+    messages = fields.messages
+    if messages and not fields.tools and not fields.system:
+        return bytes(messages)
     parts = (
         fields.tools,
         fields.system,
         fields.instructions,
-        fields.messages,
+        messages,
         fields.prompt,
         fields.input,
         fields.queries,
@@ -153,14 +152,23 @@ def _text_bytes(prompt: bytes) -> int:
     return len(_INLINE_MEDIA.sub(b"", prompt))
 
 
-class Rewrite(msgspec.Struct, kw_only=True, gc=False):
+class Rewrite:
     """What the gateway changes in a body before an engine sees it."""
 
-    model: str = ""
-    """The engine's own name for the model; empty = as the client wrote it."""
-    add_usage: bool = False
-    running_usage: bool = False
-    cache_salt: str = ""
+    def __init__(
+        self,
+        *,
+        model: str = "",
+        add_usage: bool = False,
+        running_usage: bool = False,
+        cache_salt: str = "",
+    ) -> None:
+        self.model = model
+        """The engine's own name for the model; empty = as the client wrote it."""
+        self.add_usage = add_usage
+        self.running_usage = running_usage
+        self.cache_salt = cache_salt
+        """Hex digits."""
 
 
 def rewritten(call: Call, change: Rewrite) -> bytes:
@@ -168,8 +176,8 @@ def rewritten(call: Call, change: Rewrite) -> bytes:
 
     Fields that the client did not send are put in front, without decoding the rest.
     """
-    rename = change.model and change.model != call.model
-    salt_clash = change.cache_salt and call.has_cache_salt
+    rename = change.model != "" and change.model != call.model
+    salt_clash = change.cache_salt != "" and call.has_cache_salt
     usage = change.add_usage or change.running_usage
     if rename or salt_clash or (usage and call.has_stream_options):
         return _reencoded(call, change)
@@ -179,11 +187,12 @@ def rewritten(call: Call, change: Rewrite) -> bytes:
     elif change.add_usage:
         added += b'"stream_options":{"include_usage":true},'
     if change.cache_salt:
-        added += b'"cache_salt":' + msgspec.json.encode(change.cache_salt) + b","
+        added += b'"cache_salt":"%b",' % change.cache_salt.encode()
     if not added:
         return call.body
-    start = call.body.index(b"{") + 1
-    return b"{" + added + call.body[start:]
+    body = call.body
+    start = body.find(b"{") + 1
+    return b"{%b%b" % (added, body[start:])
 
 
 def _reencoded(call: Call, change: Rewrite) -> bytes:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.address import parse_url
 from gateway.auth import Keys
+from gateway.books import Books
 from gateway.detours import Detours
 from gateway.fleet import Deployment, Fleet, Replica
 from gateway.settings import Settings
@@ -46,22 +47,6 @@ class OpenRequest(Protocol):
         """The gateway stops: end the request with an error."""
 
 
-class Sharing(Protocol):
-    """Tells other gateway processes what this one does; see `gateway.peers`."""
-
-    def began(self, deployment: str, replica: str, tokens: int, blocks: list[int]) -> None:
-        """A request with `tokens` to prefill went to `replica`."""
-
-    def first_token(self, deployment: str, replica: str, tokens: int) -> None:
-        """Its prefill is over."""
-
-    def ended(self, deployment: str, replica: str, tokens: int, *, streamed: bool) -> None:
-        """It left the replica; `streamed` if it was past its first token."""
-
-    def used(self, key_id: str, requests: int, tokens: int) -> None:
-        """A key used so much."""
-
-
 class Core:
     """The shared state of one process."""
 
@@ -71,7 +56,7 @@ class Core:
         self.keys = Keys()
         self.fleet = Fleet(self._open_pool)
         self.detours = Detours(settings)
-        self.sharing: Sharing | None = None
+        self.sharing: Books | None = None
         """Other gateway processes to tell; None = there are none."""
         self.open: set[OpenRequest] = set()
         self.idle = asyncio.Event()
@@ -97,8 +82,9 @@ class Core:
 
     def opened(self, request: OpenRequest) -> None:
         """A request has come."""
+        if not self.open:
+            self.idle.clear()
         self.open.add(request)
-        self.idle.clear()
 
     def closed(self, request: OpenRequest) -> None:
         """A request has ended."""
@@ -123,11 +109,11 @@ class Core:
 
     def pump(self, deployment: Deployment) -> None:
         """Let those who wait take what is free."""
-        if deployment.is_pumping:
+        if deployment.is_pumping or deployment.queue.length == 0:
             return
         deployment.is_pumping = True
         try:
-            while deployment.queue.length and deployment.free():
+            while deployment.queue.length > 0 and deployment.free():
                 ticket = deployment.queue.next()
                 if ticket is not None:
                     ticket.waiter.proceed()

@@ -11,15 +11,18 @@ told in the stream, and `[DONE]` never follows. `gateway.intake` makes exchanges
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from gateway import errors
-from gateway.account import Account, Ending
+from gateway.account import Account
 from gateway.core import Core
 from gateway.errors import Problem
 from gateway.fleet import Deployment, Replica
+from gateway.meter import prompt_of
 from gateway.order import Order
+from gateway.record import Ending
 from gateway.relay import Plain, Streamed
-from gateway.router import ALPHAS, Ask, choose
+from gateway.router import Ask, choose
 from gateway.server import ClientConnection
 from gateway.shadow import shadow
 from gateway.split import narrow
@@ -29,9 +32,9 @@ from gateway.waiting import EVENT_STREAM, Wait
 from gateway.wire import Outcome
 
 MOST_RETRIES = 2
-_KEY_REFUSED = (401, 403)
 
 log = logging.getLogger("gateway.exchange")
+_monotonic: Final[Callable[[], float]] = time.monotonic
 
 
 class Exchange:
@@ -108,36 +111,41 @@ class Exchange:
             free = [replica for replica in free if replica.id not in self._tried]
         if not free:
             return False
-        shares = deployment.route.shares
-        if shares:
+        if deployment.shares:
             name = order.session or order.request_id
-            free = list(narrow(shares, free, order.key.id, name))
+            free = list(narrow(deployment.shares, free, order.key_id, name))
         spool = self.core.spool
         if not self._account.is_admitted and spool is not None and not spool.is_accepting:
             self._refuse(
                 errors.busy("Usage cannot be recorded.", code="spool_full", retry_after_seconds=5.0)
             )
             return True
+        replica, now = self._chosen(free)
+        self._send_to(replica, now)
+        if deployment.has_shadow and not self._retries:
+            shadow(self.core, deployment, order)
+        return True
+
+    def _chosen(self, free: list[Replica]) -> tuple[Replica, float]:
+        """Return the replica to ask, and the time."""
+        deployment, order, now = self.deployment, self.order, _monotonic()
         ask = Ask(
             blocks=order.blocks,
             block_tokens=deployment.block_tokens,
             prompt_tokens=order.prompt_tokens,
             session=order.session,
-            now=time.monotonic(),
-            turn=deployment.turn,
-            alpha=ALPHAS.get(deployment.route.profile, ALPHAS["balanced"]),
+            now=now,
         )
+        ask.turn, ask.alpha = deployment.turn, deployment.alpha
         if not self._retries:
             deployment.turn += 1
-        choice = choose(deployment.route.policy, free, ask, deployment.prefixes)
+        choice = choose(deployment.policy, free, ask, deployment.prefixes)
+        replica = choice.replica
         self._uncached_tokens = choice.uncached_tokens
         self._route = choice.reason
-        if shares:
-            self._route = f"revision {choice.replica.route.revision}; {choice.reason}"
-        self._send_to(choice.replica, ask.now)
-        if deployment.route.shadow is not None and not self._retries:
-            shadow(self.core, deployment, order)
-        return True
+        if deployment.shares:
+            self._route = f"revision {replica.route.revision}; {choice.reason}"
+        return replica, now
 
     def _send_to(self, replica: Replica, now: float) -> None:
         if not self._account.is_admitted:
@@ -160,17 +168,16 @@ class Exchange:
         """Send the request."""
         self._connection = connection
         order = self.order
-        head = connection.pool.head(
-            "POST", order.call.endpoint.path, order.head_fields, len(order.body)
-        )
-        connection.send(head, order.body)
+        body = order.body
+        path = order.call.endpoint.path
+        connection.send(connection.pool.head("POST", path, order.head_fields, len(body)), body)
 
     def answer_began(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Judge the head; most of what is wrong is worth another replica."""
         replica = self._current()
-        replica.heard_at = time.monotonic()
+        replica.heard_at = _monotonic()
         self._status = status
-        if status >= 500 or status in _KEY_REFUSED:
+        if status >= 500 or status in (401, 403):
             self._attempt_failed(f"HTTP {status}", blame=status != 503)
             return
         if replica.breaker.failures:
@@ -193,20 +200,24 @@ class Exchange:
             )
         else:
             self._relay = Plain(
-                self.client, order.call.endpoint.api, head=head or (status, b"", b""),
+                self.client, order.call.endpoint, head=head or (status, b"", b""),
                 as_event=head is None,
             )  # fmt: skip
 
     def answer_data(self, data: bytes) -> None:
         """Pass on a piece."""
         relay = self._relay
-        if relay is None:
+        if isinstance(relay, Streamed):
+            connection = self._connection
+            relay.data(data, connection.packet if connection is not None else b"")
+            if not self._is_prefilled and relay.error is None:
+                self._first_token(relay)
+        elif relay is not None:
+            relay.data(data)
+        else:
             return
-        relay.data(data)
         if relay.error is not None:
             self._attempt_failed(relay.error)
-        elif not self._is_prefilled and isinstance(relay, Streamed):
-            self._first_token(relay)
 
     def _first_token(self, relay: Streamed) -> None:
         self._is_prefilled = True
@@ -287,7 +298,7 @@ class Exchange:
         replica, relay = self._current(), self._relay
         self._leave_replica()
         log.warning("%s: replica %s: %s", self.order.request_id, replica.id, reason)
-        if blame and replica.breaker.failed(time.monotonic(), certain=certain):
+        if blame and replica.breaker.failed(_monotonic(), certain=certain):
             self.core.eject(self.deployment, replica, reason)
         began = relay is not None and relay.began
         if began or self._retries >= MOST_RETRIES or self.core.is_stopping:
@@ -316,7 +327,7 @@ class Exchange:
 
     def _problem(self, status: int) -> Problem:
         if status == 503 or self._status == 503:
-            retry_after = self.deployment.queue.retry_after_seconds(time.monotonic())
+            retry_after = self.deployment.queue.retry_after_seconds(_monotonic())
             return errors.busy(
                 "The engine is busy or stopping; try again.",
                 code="engine_busy",
@@ -361,9 +372,8 @@ class Exchange:
         )
         if self.deployment.residency is not None:
             usage = self._relay.usage if self._relay is not None else None
-            self.deployment.residency.ended(
-                self.order.request_id, self.order.text_bytes, usage.prompt if usage else 0
-            )
+            tokens = prompt_of(usage) if usage is not None else 0
+            self.deployment.residency.ended(self.order.request_id, self.order.text_bytes, tokens)
         self._last_replica_id = replica.id
         self._last_revision = replica.route.revision
 
@@ -372,27 +382,25 @@ class Exchange:
         if self._is_closed:
             return
         self._is_closed = True
-        relay, now = self._relay, time.monotonic()
+        relay, now = self._relay, _monotonic()
         reached_engine = self.replica is not None and outcome is not Outcome.COMPLETED
         self._leave_replica()
         if self._wait is not None:
             self._wait.leave()
         self.core.closed(self)
         self.client.holder = None
-        ending = Ending(
-            outcome=outcome,
-            status=status,
-            error=error,
-            replica=self._last_replica_id,
-            revision=self._last_revision,
-            failed_revisions=self._failed_revisions,
-            first_at=relay.first_at if isinstance(relay, Streamed) else 0.0,
-            usage=relay.usage if relay is not None else None,
-            chunks=relay.chunks if relay is not None else 0,
-            reached_engine=reached_engine,
-            bytes_out=self.client.bytes_out,
-            retries=self._retries,
-        )
-        self._account.close(ending, now)
+        ending = Ending(outcome, status, error)
+        ending.replica = self._last_replica_id
+        ending.revision = self._last_revision
+        ending.failed_revisions = self._failed_revisions
+        ending.reached_engine = reached_engine
+        ending.bytes_out = self.client.bytes_out
+        ending.retries = self._retries
+        usage, chunks = None, 0
+        if relay is not None:
+            usage, chunks = relay.usage, relay.chunks
+            if isinstance(relay, Streamed):
+                ending.first_at = relay.first_at
+        self._account.close(ending, usage, chunks, now)
         self.core.pump(self.deployment)
         self.core.on_change()

@@ -6,17 +6,17 @@ admits or reports.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Protocol
 
 from msgspec.structs import replace
 
 from gateway.admission import FairQueue
-from gateway.breaker import SLOW_START_SECONDS, Breaker
+from gateway.breaker import SLOW_START_SECONDS
 from gateway.meter import Tally
 from gateway.prefix import BLOCK_BYTES, DEFAULT_KV_TOKENS, PrefixIndex
 from gateway.residency import Residency
+from gateway.router import ALPHAS, Candidate
 from gateway.split import with_share
 from gateway.upstream import Pool
 from gateway.wire import ModelRoute, ReplicaRoute, RouteState, RoutingTable
@@ -40,54 +40,49 @@ class Waiter(Protocol):
         """Tell a client that streams what it waits for, if it is time to."""
 
 
-@dataclass(slots=True, eq=False)
-class Replica:
-    """One replica as this process sees it; loads include what other gateways sent."""
+class Replica(Candidate):
+    """One replica as this process sees it."""
 
-    route: ReplicaRoute
-    pool: Pool
-    breaker: Breaker = field(default_factory=Breaker)
-    tally: Tally = field(default_factory=Tally)
-    in_flight: int = 0
-    pending_tokens: int = 0
-    """Uncached prompt tokens of requests that have no first token yet."""
-    streams: int = 0
-    """Requests past their first token."""
-    heard_at: float = 0.0
-    """When it last sent a byte or was given a request after a pause (monotonic)."""
-    seed: int = 0
-    """Of its place in consistent hashing; depends on the id alone."""
-    is_gone: bool = False
-    is_probing: bool = False
-
-    @property
-    def id(self) -> str:
-        return self.route.id
+    def __init__(self, route: ReplicaRoute, pool: Pool, *, now: float) -> None:
+        super().__init__(route.id, seed=_seed(route.id))
+        self.route = route
+        self.pool = pool
+        self.tally = Tally()
+        self.heard_at = now
+        """When it last sent a byte or was given a request after a pause (monotonic)."""
+        self.is_gone = False
+        self.is_probing = False
 
 
-@dataclass(slots=True, eq=False)
 class Deployment:
     """One deployment as this process sees it."""
 
-    name: str
-    route: ModelRoute
-    queue: FairQueue[Waiter]
-    replicas: dict[str, Replica] = field(default_factory=dict)
-    usable: list[Replica] = field(default_factory=list)
-    """Ready by the table, not ejected, and of a revision that has a share of the requests."""
-    prefixes: PrefixIndex = field(default_factory=PrefixIndex)
-    residency: Residency | None = None
-    """What its engines say they hold; None if none of them does."""
-    tally: Tally = field(default_factory=Tally)
-    bytes_per_token: float = FIRST_BYTES_PER_TOKEN
-    turn: int = 0
-    is_pumping: bool = False
-    """The queue is being served: whoever leaves meanwhile need not begin that anew."""
+    def __init__(self, name: str, route: ModelRoute) -> None:
+        self.name = name
+        self.queue: FairQueue[Waiter] = FairQueue(route.queue.size)
+        self.replicas: dict[str, Replica] = {}
+        self.usable: list[Replica] = []
+        """Ready by the table, not ejected, and of a revision that has a share of the requests."""
+        self.prefixes = PrefixIndex()
+        self.residency: Residency | None = None
+        """What its engines say they hold; None if none of them does."""
+        self.tally = Tally()
+        self.bytes_per_token = FIRST_BYTES_PER_TOKEN
+        self.turn = 0
+        self.is_pumping = False
+        """The queue is being served: whoever leaves meanwhile need not begin that anew."""
+        self.follow(route)
 
-    @property
-    def limit(self) -> int:
+    def follow(self, route: ModelRoute) -> None:
+        """Take over a new route; what every request looks at is copied out of it."""
+        self.route = route
+        self.queue.size = route.queue.size
+        self.limit = route.max_in_flight_per_replica
         """Requests that one replica may hold."""
-        return self.route.max_in_flight_per_replica
+        self.policy = route.policy
+        self.alpha = ALPHAS.get(route.profile, ALPHAS["balanced"])
+        self.shares = route.shares
+        self.has_shadow = route.shadow is not None
 
     @property
     def block_tokens(self) -> float:
@@ -101,8 +96,11 @@ class Deployment:
 
     def free(self) -> list[Replica]:
         """Replicas that may take one more request."""
-        limit = self.limit
-        return [replica for replica in self.usable if replica.in_flight < limit]
+        limit, found = self.limit, []
+        for replica in self.usable:
+            if replica.in_flight < limit:
+                found.append(replica)
+        return found
 
     def refresh(self) -> None:
         """Recompute which replicas are usable; call after any change of state or circuit."""
@@ -139,10 +137,8 @@ class Fleet:
             deployment = self.deployments.get(name)
             is_new = deployment is None
             if deployment is None:
-                deployment = Deployment(name, route, FairQueue(route.queue.size))
-                self.deployments[name] = deployment
-            deployment.route = route
-            deployment.queue.size = route.queue.size
+                deployment = self.deployments[name] = Deployment(name, route)
+            deployment.follow(route)
             self._apply_replicas(deployment, now=now, wall=wall, all_slow=not is_new)
         for name in self.deployments.keys() - wanted.keys():
             self._retire(name)
@@ -151,7 +147,7 @@ class Fleet:
 
     def _retire(self, name: str) -> None:
         deployment = self.deployments.pop(name)
-        deployment.route = _without_replicas(deployment.route)
+        deployment.follow(_without_replicas(deployment.route))
         for replica in deployment.replicas.values():
             self._remove(deployment, replica)
         deployment.replicas.clear()
@@ -185,7 +181,7 @@ class Fleet:
         deployment.prefixes.resize(replica.id, _capacity_blocks(deployment, replica.route))
 
     def _new(self, route: ReplicaRoute, *, now: float, wall: float, slow: bool) -> Replica:
-        replica = Replica(route, self._open_pool(route), seed=_seed(route.id), heard_at=now)
+        replica = Replica(route, self._open_pool(route), now=now)
         age = wall - route.ready_at if route.ready_at is not None else None
         if slow and (age is None or age < SLOW_START_SECONDS):
             replica.breaker.start_slowly(now)

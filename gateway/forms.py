@@ -16,8 +16,10 @@ from pathlib import Path
 import gateway
 
 COMPILED = (
-    "account", "admission", "app", "auth", "breaker", "call", "core", "exchange", "fleet", "heads",
-    "intake", "limits", "meter", "prefix", "relay", "router", "server", "spool", "sse", "upstream",
+    "account", "admission", "app", "auth", "books", "breaker", "call", "core", "exchange", "fields",
+    "fleet",
+    "heads", "intake", "limits", "meter", "order", "prefix", "reading", "record", "relay",
+    "request", "router", "server", "spool", "sse", "upstream",
 )  # fmt: skip
 """Modules on the path of every request. Modules that define what msgspec decodes stay out."""
 

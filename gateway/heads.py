@@ -4,6 +4,7 @@ import math
 import time
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Final
 
 from gateway.errors import Problem
 
@@ -19,7 +20,7 @@ class _Beginnings:
         self.lines: dict[int, bytes] = {}
 
 
-_now = _Beginnings()
+_now: Final = _Beginnings()
 
 
 def first_lines(status: int) -> bytes:

@@ -7,10 +7,11 @@ limits. Called by `gateway.app` for every path in `ENDPOINTS`.
 import time
 from email.utils import formatdate
 from hashlib import blake2b
+from typing import Final
 
 from gateway import errors
 from gateway.auth import check_model
-from gateway.call import Api, Call, Endpoint, Rewrite, parse, plain, rewritten
+from gateway.call import Call, Endpoint, Rewrite, parse, plain, rewritten
 from gateway.core import Core
 from gateway.errors import Problem, Refused
 from gateway.exchange import Exchange
@@ -22,10 +23,13 @@ from gateway.request import Request
 from gateway.server import ClientConnection
 from gateway.wire import KeyRoute, ModelRoute
 
-_WITH_USAGE_CHUNK = (Api.CHAT, Api.COMPLETIONS)
 PLAIN_PREFIX = b"/apis/"
 _MOST_ID_BYTES = 64
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
+_MOST_SALTS: Final = 4096
+
+_salts: Final[dict[bytes, str]] = {}
+"""What engines are told to separate their caches by: the same for all requests of a tenant."""
 
 
 def take_in(
@@ -106,8 +110,9 @@ def _order(
     core: Core, request: Request, call: Call, key: KeyRoute, deployment: Deployment
 ) -> Order:
     prompt_tokens = max(1, int(call.prompt_bytes / deployment.bytes_per_token))
-    if deployment.route.context_tokens is not None:
-        prompt_tokens = min(prompt_tokens, deployment.route.context_tokens)
+    context_tokens = deployment.route.context_tokens
+    if context_tokens is not None:
+        prompt_tokens = min(prompt_tokens, context_tokens)
     now = time.monotonic()
     reservation = core.keys.use_of(key.id).take(key, prompt_tokens, now)
     if isinstance(reservation, Problem):
@@ -115,55 +120,60 @@ def _order(
         raise Refused(reservation)
     if core.sharing is not None:
         core.sharing.used(key.id, 1, prompt_tokens)
-    request_id = core.new_id()
+    order = Order(call, key, reservation)
+    order.request_id = core.new_id()
+    order.received_at = request.received_at
+    order.prompt_tokens = prompt_tokens
     route = core.fleet.routes[call.model]
-    change = _rewrite(route, call, key)
+    salt = _salt(key.tenant, call.cache_salt)
+    change = _rewrite(route, call, salt if key.tenant else b"")
+    order.body = rewritten(call, change)
+    order.drop_usage, order.drop_running = change.add_usage, change.running_usage
+    order.blocks = chain(call.prompt, salt + _engine_name(route.upstream_name or call.model))
     headers = request.headers
-    return Order(
-        call=call,
-        key=key,
-        reservation=reservation,
-        request_id=request_id,
-        client_request_id=_printable(headers.get(b"x-request-id")),
-        session=_session(headers, call, key),
-        blocks=chain(call.prompt, _salt(key, call) + _engine_name(route, call)),
-        prompt_tokens=prompt_tokens,
-        body=rewritten(call, change),
-        head_fields=_head_fields(request_id, headers, deployment),
-        answer_fields="",
-        drop_usage=change.add_usage,
-        drop_running=change.running_usage,
-        received_at=request.received_at,
-    )
+    if b"x-request-id" in headers:
+        order.client_request_id = _printable(headers[b"x-request-id"])
+    name = call.session
+    if b"x-session-id" in headers:
+        name = headers[b"x-session-id"].decode("latin-1") or name
+    if name:
+        # Apart per tenant.
+        order.session = f"{key.tenant}\0{name}"
+    order.head_fields = _head_fields(order.request_id, headers, deployment)
+    return order
 
 
-def _rewrite(route: ModelRoute, call: Call, key: KeyRoute) -> Rewrite:
-    streams_usage = call.stream and call.endpoint.api in _WITH_USAGE_CHUNK
-    salt = ""
-    if key.tenant and call.endpoint.salted:
-        salt = blake2b(_salt(key, call), digest_size=16).hexdigest()
-    return Rewrite(
-        model=route.upstream_name if call.endpoint.renames else "",
-        add_usage=streams_usage and not call.wants_usage,
-        running_usage=streams_usage and route.exact_usage and not call.wants_running_usage,
-        cache_salt=salt,
-    )
+def _rewrite(route: ModelRoute, call: Call, salt: bytes) -> Rewrite:
+    """Return what to change; `salt` separates tenants, empty = there are none."""
+    change = Rewrite()
+    endpoint = call.endpoint
+    if endpoint.renames:
+        change.model = route.upstream_name
+    if call.stream and endpoint.has_usage_chunk:
+        change.add_usage = not call.wants_usage
+        change.running_usage = route.exact_usage and not call.wants_running_usage
+    if salt and endpoint.salted:
+        change.cache_salt = _salt_for_engines(salt)
+    return change
 
 
-def _salt(key: KeyRoute, call: Call) -> bytes:
+def _salt(tenant: str, cache_salt: str) -> bytes:
     """What separates the prefix caches of tenants, and within one what the client separates."""
-    return f"{key.tenant}\0{call.cache_salt}".encode()
+    return f"{tenant}\0{cache_salt}".encode()
 
 
-def _engine_name(route: ModelRoute, call: Call) -> bytes:
+def _salt_for_engines(salt: bytes) -> str:
+    text = _salts.get(salt)
+    if text is None:
+        if len(_salts) >= _MOST_SALTS:
+            _salts.clear()
+        text = _salts[salt] = blake2b(salt, digest_size=16).hexdigest()
+    return text
+
+
+def _engine_name(name: str) -> bytes:
     """Separates adapters of one engine: each has a cache of its own."""
-    return f"\0{route.upstream_name or call.model}".encode()
-
-
-def _session(headers: dict[bytes, bytes], call: Call, key: KeyRoute) -> str:
-    """Return the session's name, apart per tenant; empty if the client names none."""
-    name = headers.get(b"x-session-id", b"").decode("latin-1") or call.session
-    return f"{key.tenant}\0{name}" if name else ""
+    return b"\0%b" % name.encode()
 
 
 def _head_fields(request_id: str, headers: dict[bytes, bytes], deployment: Deployment) -> str:
@@ -179,9 +189,7 @@ def _head_fields(request_id: str, headers: dict[bytes, bytes], deployment: Deplo
     return fields
 
 
-def _printable(value: bytes | None) -> str:
+def _printable(value: bytes) -> str:
     """Return a client's own request id if it is short and plain, else nothing."""
-    if not value:
-        return ""
     text = value[:_MOST_ID_BYTES].decode("latin-1")
     return text if text.isascii() and text.isprintable() else ""

@@ -6,10 +6,7 @@ an estimate when a request comes and settled to the engine's own count when it e
 passed in (monotonic seconds). Called by `gateway.exchange` and `gateway.peers`.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
-
-import msgspec
 
 from gateway.errors import Problem, limited
 from gateway.wire import KeyRoute
@@ -17,20 +14,22 @@ from gateway.wire import KeyRoute
 WINDOW_SECONDS = 60
 
 
-class Bucket(msgspec.Struct, gc=False):
+class Bucket:
     """What was taken within one second."""
 
-    second: int
-    requests: int = 0
-    tokens: int = 0
+    def __init__(self, second: int) -> None:
+        self.second = second
+        self.requests = 0
+        self.tokens = 0
 
 
-class Reservation(msgspec.Struct, gc=False):
+class Reservation:
     """Held by a request from its arrival to its end."""
 
-    bucket: Bucket
-    tokens: int
-    is_open: bool = True
+    def __init__(self, bucket: Bucket, tokens: int) -> None:
+        self.bucket = bucket
+        self.tokens = tokens
+        self.is_open = True
 
 
 @dataclass(slots=True)
@@ -40,13 +39,15 @@ class KeyUse:
     in_flight: int = 0
     requests: int = 0
     tokens: int = 0
-    buckets: deque[Bucket] = field(default_factory=deque)
+    buckets: list[Bucket] = field(default_factory=list)
+    """At most 61, the oldest first."""
 
     def take(self, key: KeyRoute, tokens: int, now: float) -> Reservation | Problem:
         """Reserve one request of about `tokens`, or say which limit forbids it."""
-        if key.max_in_flight is not None and self.in_flight >= key.max_in_flight:
+        most = key.max_in_flight
+        if most is not None and self.in_flight >= most:
             return limited(
-                f"This key may have {key.max_in_flight} requests at once; wait for one to end.",
+                f"This key may have {most} requests at once; wait for one to end.",
                 code="max_in_flight_exceeded",
                 retry_after_seconds=1.0,
             )
@@ -89,21 +90,22 @@ class KeyUse:
         self.tokens += tokens
 
     def _over(self, key: KeyRoute, tokens: int, now: float) -> Problem | None:
-        if key.rpm is not None and self.requests >= key.rpm:
+        rpm, tpm = key.rpm, key.tpm
+        if rpm is not None and self.requests >= rpm:
             return limited(
-                f"This key's limit of {key.rpm} requests per minute is reached.",
+                f"This key's limit of {rpm} requests per minute is reached.",
                 code="rate_limit_exceeded",
-                retry_after_seconds=self._room_in(0, self.requests - key.rpm + 1, now),
+                retry_after_seconds=self._room_in(0, self.requests - rpm + 1, now),
             )
-        if key.tpm is not None and self.tokens + tokens > key.tpm:
+        if tpm is not None and self.tokens + tokens > tpm:
             # A prompt above the whole limit passes once the window is empty: never would be worse.
-            if self.tokens <= 0 and tokens > key.tpm:
+            if self.tokens <= 0 and tokens > tpm:
                 return None
             return limited(
-                f"This key's limit of {key.tpm} tokens per minute is reached "
+                f"This key's limit of {tpm} tokens per minute is reached "
                 f"({self.tokens} used, this request needs about {tokens}).",
                 code="rate_limit_exceeded",
-                retry_after_seconds=self._room_in(self.tokens + tokens - key.tpm, 0, now),
+                retry_after_seconds=self._room_in(self.tokens + tokens - tpm, 0, now),
             )
         return None
 
@@ -129,18 +131,22 @@ class KeyUse:
         self.tokens += difference
 
     def _holds(self, bucket: Bucket) -> bool:
-        return bool(self.buckets) and bucket.second >= self.buckets[0].second
+        return len(self.buckets) > 0 and bucket.second >= self.buckets[0].second
 
     def _bucket(self, now: float) -> Bucket:
-        second = int(now)
-        if not self.buckets or self.buckets[-1].second != second:
-            self.buckets.append(Bucket(second))
-        return self.buckets[-1]
+        second, buckets = int(now), self.buckets
+        if buckets:
+            newest = buckets[-1]
+            if newest.second == second:
+                return newest
+        newest = Bucket(second)
+        buckets.append(newest)
+        return newest
 
     def _forget_old(self, now: float) -> None:
         oldest = int(now) - WINDOW_SECONDS
         buckets = self.buckets
         while buckets and buckets[0].second <= oldest:
-            gone = buckets.popleft()
+            gone = buckets.pop(0)
             self.requests -= gone.requests
             self.tokens -= gone.tokens

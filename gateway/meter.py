@@ -7,6 +7,7 @@ by `gateway.exchange` and `gateway.relay`.
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+from gateway.shapes import Usage
 from gateway.wire import GAP_BUCKETS_SECONDS, TTFT_BUCKETS_SECONDS, Counts
 
 
@@ -31,6 +32,38 @@ def observe_in_both(one: Histogram, other: Histogram, seconds: float) -> None:
     one.total += seconds
     other.buckets[place] += 1
     other.total += seconds
+
+
+# --- What engines count, whatever they call it ---------------------------------------------------
+
+
+def prompt_of(usage: Usage) -> int:
+    """Return the tokens of the prompt, cached ones included."""
+    tokens = usage.prompt_tokens
+    if tokens is None:
+        tokens = usage.input_tokens
+    if tokens is None:
+        tokens = usage.total_tokens
+    return tokens or 0
+
+
+def output_of(usage: Usage) -> int:
+    """Return the tokens generated."""
+    return usage.completion_tokens or usage.output_tokens or 0
+
+
+def cached_of(usage: Usage) -> int:
+    """Return the prompt tokens that came from the prefix cache; -1 if the engine does not say."""
+    details = usage.prompt_tokens_details or usage.input_tokens_details
+    tokens = details.cached_tokens if details is not None else usage.cache_read_input_tokens
+    return -1 if tokens is None else tokens
+
+
+def reasoning_of(usage: Usage) -> int:
+    """Return the output tokens spent on reasoning; -1 if the engine does not say."""
+    details = usage.completion_tokens_details or usage.output_tokens_details
+    tokens = details.reasoning_tokens if details is not None else None
+    return -1 if tokens is None else tokens
 
 
 def _ttft() -> Histogram:

@@ -5,7 +5,7 @@ Each process binds a Unix datagram socket in a common folder and sends to all ot
 have used. Loads and uses are absolute, never differences, so a lost or repeated datagram is made
 good by the next; a heartbeat repeats them all every second, and a peer that falls silent is
 forgotten with its load. Private state per process would nearly double the time to first token
-(docs/gateway.md, Several processes). Called by `gateway.program`; the hooks by `gateway.core`.
+(docs/gateway.md, Several processes). Called by `gateway.program`.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.books import Books, Held, Place, Used
 from gateway.core import Core
 from gateway.fleet import Deployment, Replica
 
@@ -38,8 +39,6 @@ _BYTES_PER_BLOCK = 9
 _SUFFIX = ".sock"
 
 log = logging.getLogger("gateway.peers")
-
-type _Place = tuple[str, str]  # deployment, replica
 
 
 class Load(msgspec.Struct, array_like=True):
@@ -73,12 +72,12 @@ class _Peer:
     """Another process, as it described itself."""
 
     heard_at: float = 0.0
-    loads: dict[_Place, tuple[Replica, Load]] = field(default_factory=dict)
+    loads: dict[Place, tuple[Replica, Load]] = field(default_factory=dict)
     uses: dict[str, Use] = field(default_factory=dict)
 
 
 class Peers:
-    """This process among the others of its host (gateway.core.Sharing)."""
+    """This process among the others of its host."""
 
     def __init__(self, core: Core, folder: Path) -> None:
         """Raises OSError if the folder cannot be used."""
@@ -86,14 +85,11 @@ class Peers:
         self._core = core
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._own: dict[_Place, Load] = {}
-        self._own_uses: dict[str, Use] = {}
-        self._changed: set[_Place] = set()
-        self._changed_uses: set[str] = set()
-        self._placed: list[tuple[str, str, list[int]]] = []
         self._peers: dict[str, _Peer] = {}
         self._addresses: list[str] = []
         self._news = asyncio.Event()
+        self.books = Books(self._news.set)
+        """What the others hear of this process."""
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(News).decode
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -107,52 +103,6 @@ class Peers:
     def _address(self, file: str) -> str:
         """Name a socket by the open folder: a socket's path may have 107 bytes, no more."""
         return f"/proc/self/fd/{self._folder}/{file}"
-
-    # --- What this process does (gateway.core.Sharing) ---------------------------------------
-
-    def began(self, deployment: str, replica: str, tokens: int, blocks: list[int]) -> None:
-        """A request with `tokens` to prefill went to `replica`."""
-        load = self._touch(deployment, replica)
-        load.in_flight += 1
-        load.pending_tokens += tokens
-        if blocks and self._addresses:
-            self._placed.append((deployment, replica, blocks))
-
-    def first_token(self, deployment: str, replica: str, tokens: int) -> None:
-        """Its prefill is over."""
-        load = self._touch(deployment, replica)
-        load.pending_tokens -= tokens
-        load.streams += 1
-
-    def ended(self, deployment: str, replica: str, tokens: int, *, streamed: bool) -> None:
-        """It left the replica; `streamed` if it was past its first token."""
-        load = self._touch(deployment, replica)
-        load.in_flight -= 1
-        if streamed:
-            load.streams -= 1
-        else:
-            load.pending_tokens -= tokens
-
-    def used(self, key_id: str, requests: int, tokens: int) -> None:
-        """A key used so much; a positive `requests` begins one, anything else ends one."""
-        use = self._own_uses.setdefault(key_id, Use())
-        use.requests += requests
-        use.tokens += tokens
-        use.in_flight += 1 if requests > 0 else -1
-        if self._addresses:
-            self._changed_uses.add(key_id)
-            self._news.set()
-
-    def _touch(self, deployment: str, replica: str) -> Load:
-        place = (deployment, replica)
-        # Alone, it only keeps its books: a peer that comes hears all of them with the next beat.
-        if self._addresses:
-            self._changed.add(place)
-            self._news.set()
-        load = self._own.get(place)
-        if load is None:
-            load = self._own[place] = Load()
-        return load
 
     # --- Sending -----------------------------------------------------------------------------
 
@@ -197,42 +147,44 @@ class Peers:
         if len(found) != len(self._addresses):
             log.info("other gateways on this host: %d", len(found))
         self._addresses = found
+        self.books.has_readers = bool(found)
 
     def _forget_own(self) -> None:
         """Drop what this process holds nothing of and the table names no more."""
-        deployments, known_keys = self._core.fleet.deployments, self._core.keys
-        self._own = {
-            place: load
-            for place, load in self._own.items()
-            if load.in_flight
+        books, deployments, known_keys = self.books, self._core.fleet.deployments, self._core.keys
+        books.held = {
+            place: held
+            for place, held in books.held.items()
+            if held.in_flight
             or (place[0] in deployments and place[1] in deployments[place[0]].replicas)
         }
-        self._own_uses = {
+        books.uses = {
             key_id: use
-            for key_id, use in self._own_uses.items()
+            for key_id, use in books.uses.items()
             if use.in_flight or known_keys.knows(key_id)
         }
-        self._changed &= self._own.keys()
-        self._changed_uses &= self._own_uses.keys()
+        books.changed &= books.held.keys()
+        books.changed_uses &= books.uses.keys()
 
     def _repeat_all(self) -> None:
         """Say everything again: makes good what was lost, and shows that this process lives."""
         self._send(News(self._name))
-        for loads in batched(self._own.items(), _ENTRIES_AT_ONCE):
-            self._send(News(self._name, loads=[(*place, load) for place, load in loads]))
-        for uses in batched(self._own_uses.items(), _ENTRIES_AT_ONCE):
-            self._send(News(self._name, uses=list(uses)))
+        for loads in batched(self.books.held.items(), _ENTRIES_AT_ONCE):
+            self._send(News(self._name, loads=[(*place, _load(held)) for place, held in loads]))
+        for uses in batched(self.books.uses.items(), _ENTRIES_AT_ONCE):
+            self._send(News(self._name, uses=[(key_id, _use(used)) for key_id, used in uses]))
 
     def _send_news(self) -> None:
-        changed, self._changed = self._changed, set()
-        uses, self._changed_uses = self._changed_uses, set()
-        placed, self._placed = self._placed, []
+        books = self.books
+        changed, books.changed = books.changed, set()
+        uses, books.changed_uses = books.changed_uses, set()
+        placed, books.placed = books.placed, []
         if not self._addresses:
             return
         news = News(
             self._name,
-            loads=[(*place, self._own[place]) for place in changed],
-            uses=[(key_id, self._own_uses[key_id]) for key_id in uses],
+            loads=[(*place, _load(books.held[place])) for place in changed],
+            uses=[(key_id, _use(books.uses[key_id])) for key_id in uses],
         )
         for part in _parts(placed):
             news.placed = part
@@ -327,6 +279,14 @@ class Peers:
             self._core.keys.use_of(key_id).in_flight -= use.in_flight
         for deployment in self._core.fleet.deployments.values():
             self._core.pump(deployment)
+
+
+def _load(held: Held) -> Load:
+    return Load(held.in_flight, held.pending_tokens, held.streams)
+
+
+def _use(used: Used) -> Use:
+    return Use(used.requests, used.tokens, used.in_flight)
 
 
 def _parts(

@@ -7,22 +7,28 @@ are salted per tenant: one tenant can neither profit from nor probe another's ca
 by `gateway.router` and `gateway.peers`.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable
+from itertools import islice
+from typing import Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
-BLOCK_BYTES = 512
+BLOCK_BYTES: Final = 512
 """About 128 tokens of English: fine enough for the cost, cheap enough for a long prompt."""
 
-MOST_BLOCKS = 8192
+MOST_BLOCKS: Final = 8192
 """A prompt longer than this (4 MiB) is placed by its beginning."""
 
 DEFAULT_KV_TOKENS = 200_000
 """Assumed where a replica's capacity is not known yet."""
 
+_SLACK: Final = 64
+"""One in so many blocks may be held beyond the capacity: a plain dictionary is the quickest LRU if
+the oldest go in batches."""
+
 type Block = int
+
+_hash: Final[Callable[..., int]] = xxh3_64_intdigest
 
 
 def chain(prompt: bytes, salt: bytes) -> list[Block]:
@@ -32,18 +38,23 @@ def chain(prompt: bytes, salt: bytes) -> list[Block]:
     harm: it sends a request to a replica that does not hold its prefix; what is reused is decided
     by the engine, by its own hashes and salt.
     """
-    hashed = xxh3_64_intdigest(salt)
     hashes: list[Block] = []
-    for end in range(BLOCK_BYTES, min(len(prompt), MOST_BLOCKS * BLOCK_BYTES) + 1, BLOCK_BYTES):
-        hashed = xxh3_64_intdigest(prompt[end - BLOCK_BYTES : end], hashed)
+    length = min(len(prompt), MOST_BLOCKS * BLOCK_BYTES)
+    if length < BLOCK_BYTES:
+        return hashes
+    hashed = _hash(salt)
+    begin, end = 0, BLOCK_BYTES
+    while end <= length:
+        hashed = _hash(prompt[begin:end], hashed)
         hashes.append(hashed)
+        begin, end = end, end + BLOCK_BYTES
     return hashes
 
 
 class Exact(Protocol):
     """What engines say of themselves (`gateway.residency`)."""
 
-    def corrected(self, blocks: Sequence[Block], own: dict[str, float]) -> dict[str, float]:
+    def corrected(self, blocks: list[Block], own: dict[str, float]) -> dict[str, float]:
         """Return the depths that are known to be so in place of those believed."""
 
 
@@ -58,7 +69,7 @@ class PrefixIndex:
         self.exact: Exact | None = None
         """What engines themselves say they hold, where they do."""
         self._holders: dict[Block, int] = {}
-        self._recency: dict[str, OrderedDict[Block, None]] = {}
+        self._recency: dict[str, dict[Block, None]] = {}
         self._bits: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._capacity: dict[str, int] = {}
@@ -69,7 +80,7 @@ class PrefixIndex:
             bit = _lowest_free_bit(self._names)
             self._bits[replica] = bit
             self._names[bit] = replica
-            self._recency[replica] = OrderedDict()
+            self._recency[replica] = {}
         self._capacity[replica] = max(1, capacity_blocks)
         self._evict(replica)
 
@@ -82,7 +93,7 @@ class PrefixIndex:
         for block in self._recency.pop(replica):
             self._drop_holder(block, bit)
 
-    def match(self, blocks: Sequence[Block]) -> dict[str, float]:
+    def match(self, blocks: list[Block]) -> dict[str, float]:
         """Return for each replica that holds the first block how many leading blocks it holds."""
         holders, alive = self._holders, 0
         depths: dict[str, float] = {}
@@ -100,25 +111,31 @@ class PrefixIndex:
             self._note(alive, len(blocks), depths)
         return depths if self.exact is None else self.exact.corrected(blocks, depths)
 
-    def place(self, replica: str, blocks: Sequence[Block]) -> None:
+    def place(self, replica: str, blocks: list[Block]) -> None:
         """Note that `replica` now holds `blocks`.
 
         The deepest block is touched first, so that eviction takes the ends of chains before their
         beginnings, as the engine does; a chain without its beginning matches nothing.
         """
         recency = self._recency.get(replica)
-        if recency is None:
+        if recency is None or not blocks:
             return
         bit, holders = self._bits[replica], self._holders
-        for block in reversed(blocks):
+        place = len(blocks)
+        while place > 0:
+            place -= 1
+            block = blocks[place]
             if block in recency:
-                recency.move_to_end(block)
+                # Last in the order: dictionaries keep that of insertion.
+                del recency[block]
             else:
-                recency[block] = None
                 holders[block] = holders.get(block, 0) | bit
-        self._evict(replica)
+            recency[block] = None
+        capacity = self._capacity[replica]
+        if len(recency) > capacity + capacity // _SLACK:
+            self._evict(replica)
 
-    def remove(self, replica: str, blocks: Sequence[Block]) -> None:
+    def remove(self, replica: str, blocks: list[Block]) -> None:
         """Note that `replica` no longer holds `blocks`."""
         recency, bit = self._recency.get(replica), self._bits.get(replica, 0)
         if recency is None:
@@ -134,9 +151,11 @@ class PrefixIndex:
 
     def _evict(self, replica: str) -> None:
         recency, bit = self._recency[replica], self._bits[replica]
-        for _ in range(len(recency) - self._capacity[replica]):
-            block, _nothing = recency.popitem(last=False)
-            self._drop_holder(block, bit)
+        excess = len(recency) - self._capacity[replica]
+        if excess > 0:
+            for block in list(islice(recency, excess)):
+                del recency[block]
+                self._drop_holder(block, bit)
 
     def _drop_holder(self, block: Block, bit: int) -> None:
         left = self._holders[block] & ~bit

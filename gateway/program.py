@@ -145,7 +145,7 @@ def _meet(core: Core, home: Home | None, jobs: dict[str, _Job]) -> Peers | None:
         peers = Peers(core, folder)
     except OSError as error:
         raise StartError(f"--peers-dir {folder}: {error.strerror or error}") from error
-    core.sharing = peers
+    core.sharing = peers.books
     jobs["peers"] = peers.run
     return peers
 

@@ -7,10 +7,12 @@ attempt.
 """
 
 import time
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
-from gateway.call import Api
+from gateway.call import Endpoint
 from gateway.fleet import Deployment, Replica
 from gateway.meter import observe_in_both
 from gateway.server import ClientConnection
@@ -23,6 +25,12 @@ GATHERED_BYTES = 1024 * 1024
 TAIL_BYTES = 4096
 """How much of such an answer's end is kept: usage stands last."""
 
+_USAGE: Final = b'"usage":'
+_ABORT: Final = b'"abort'
+_OPENING: Final = 123
+_CLOSING: Final = 125
+_monotonic: Final[Callable[[], float]] = time.monotonic
+
 
 class Plain:
     """One JSON answer."""
@@ -30,7 +38,7 @@ class Plain:
     def __init__(
         self,
         client: ClientConnection,
-        api: Api,
+        endpoint: Endpoint,
         *,
         head: tuple[int, bytes, bytes],
         as_event: bool,
@@ -41,7 +49,7 @@ class Plain:
         answer (a refusal by the engine, as a rule) becomes its last event.
         """
         self._client = client
-        self._api = api
+        self._counts_tokens = endpoint.counts_tokens
         self._status, self._kind, self._extra = head
         self._as_event = as_event
         self._parts: list[bytes] = []
@@ -57,7 +65,7 @@ class Plain:
 
     def data(self, content: bytes) -> None:
         """Take in a piece of the body."""
-        self.last_at = time.monotonic()
+        self.last_at = _monotonic()
         if not self.first_at:
             self.first_at = self.last_at
         self._size += len(content)
@@ -81,7 +89,7 @@ class Plain:
             self._client.end()
             return ""
         content = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if self._status < 300 and self._api not in (Api.TOKENS, Api.PLAIN):
+        if self._status < 300 and self._counts_tokens:
             problem = self._read(content)
             if problem:
                 return problem
@@ -94,6 +102,10 @@ class Plain:
         return ""
 
     def _read(self, content: bytes) -> str:
+        if _ABORT not in content:
+            self.usage = usage_at_end(content)
+            if self.usage is not None:
+                return ""
         try:
             answer = decode_answer(content)
         except msgspec.MsgspecError:
@@ -105,19 +117,26 @@ class Plain:
 
 
 def usage_at_end(tail: bytes) -> Usage | None:
-    """Return the usage in the end of a JSON answer, where it stands last; None if it does not."""
-    at = tail.rfind(b'"usage":')
-    if at < 0:
+    """Return the usage in the end of a JSON answer, where it stands last; None if it does not.
+
+    Inside a JSON string its quotes would be escaped: no text that a model writes is taken for it.
+    """
+    _, found, rest = tail.rpartition(_USAGE)
+    if not found:
         return None
-    depth, start = 0, tail.find(b"{", at)
-    for position in range(start, len(tail)):
-        depth += {123: 1, 125: -1}.get(tail[position], 0)
-        if depth == 0:
-            try:
-                return decode_usage(tail[start : position + 1])
-            except msgspec.MsgspecError:
-                return None
-    return None
+    depth = place = 0
+    for byte in rest:
+        place += 1
+        if byte == _OPENING:
+            depth += 1
+        elif byte == _CLOSING:
+            depth -= 1
+            if depth == 0:
+                break
+    try:
+        return decode_usage(rest[:place])
+    except msgspec.MsgspecError:
+        return None
 
 
 class Streamed:
@@ -157,9 +176,12 @@ class Streamed:
         """What the engine said went wrong."""
         return self._reader.error
 
-    def data(self, content: bytes) -> None:
-        """Pass on what the client may see, and note the gap."""
-        now = time.monotonic()
+    def data(self, content: bytes, packet: bytes) -> None:
+        """Pass on what the client may see, and note the gap.
+
+        `packet` is `content` framed as one chunk, if it came so, else empty.
+        """
+        now = _monotonic()
         if self.first_at:
             observe_in_both(self._gaps, self._replica_gaps, now - self.last_at)
         else:
@@ -173,7 +195,7 @@ class Streamed:
                 if not self.headed:
                     self.headed = True
                     self._client.begin(self._status, kind=self._kind, extra=self._extra)
-            self._client.send(passed)
+            self._client.send(passed, packet if passed is content else b"")
 
     def end(self) -> str:
         """End the stream if it is whole."""

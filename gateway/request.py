@@ -2,24 +2,32 @@
 
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
 from gateway.settings import Limits
 
 if TYPE_CHECKING:
     from gateway.server import ClientConnection
 
 
-class Request(msgspec.Struct, gc=False):
+class Request:
     """One whole request."""
 
-    method: bytes
-    path: bytes
-    headers: dict[bytes, bytes]
-    """Names in lower case; of a header that came twice the last, where that may be."""
-    body: bytes
-    received_at: float
-    """When it was whole (monotonic)."""
+    __slots__ = ("body", "headers", "method", "path", "received_at")
+
+    def __init__(
+        self,
+        method: bytes,
+        path: bytes,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        received_at: float,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        """Names in lower case; of a header that came twice the last, where that may be."""
+        self.body = body
+        self.received_at = received_at
+        """When it was whole (monotonic)."""
 
 
 class Holder(Protocol):

@@ -11,16 +11,15 @@ streams. Evidence in docs/gateway.md, Routing.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Protocol, cast
+from typing import Final, cast
 
-import msgspec
-
+from gateway.breaker import Breaker
 from gateway.prefix import Block, PrefixIndex
 
-WAITING_WEIGHT = 1.2
-ATTENTION_TOKENS = 50_000.0
+WAITING_WEIGHT: Final = 1.2
+ATTENTION_TOKENS: Final = 50_000.0
 ALPHAS = {"latency": 0.0, "balanced": 0.1, "throughput": 0.25}
 BOUNDED_LOAD_FACTOR = 1.25
 SLOW_START_RATIO = 0.25
@@ -31,68 +30,77 @@ _SECOND_BLOCK = 8
 template) would send every request to one replica."""
 
 
-class _Circuit(Protocol):
-    def is_slow(self, now: float) -> bool: ...
+class Candidate:
+    """What a policy looks at in a replica; loads include what other gateways sent."""
+
+    def __init__(self, name: str, *, seed: int = 0, in_flight: int = 0) -> None:
+        self.id = name
+        self.seed = seed
+        """Of its place in consistent hashing; depends on the id alone."""
+        self.in_flight = in_flight
+        self.pending_tokens = 0
+        """Uncached prompt tokens of requests that have no first token yet."""
+        self.streams = 0
+        """Requests past their first token."""
+        self.breaker = Breaker()
 
 
-class Candidate(Protocol):
-    """What a policy looks at in a replica."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def in_flight(self) -> int: ...
-    @property
-    def pending_tokens(self) -> int: ...
-    @property
-    def streams(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def breaker(self) -> _Circuit: ...
-
-
-class Ask(msgspec.Struct, gc=False):
+class Ask:
     """What a policy needs to know of the request."""
 
-    blocks: Sequence[Block]
-    block_tokens: float
-    prompt_tokens: int
-    session: str
-    now: float
-    turn: int = 0
-    """How many requests the deployment had before: for round robin."""
-    alpha: float = ALPHAS["balanced"]
+    def __init__(
+        self,
+        *,
+        blocks: list[Block],
+        block_tokens: float,
+        prompt_tokens: int,
+        session: str,
+        now: float,
+    ) -> None:
+        self.blocks = blocks
+        self.block_tokens = block_tokens
+        self.prompt_tokens = prompt_tokens
+        self.session = session
+        self.now = now
+        self.turn = 0
+        """How many requests the deployment had before: for round robin."""
+        self.alpha = ALPHAS["balanced"]
 
 
-class Choice[C: Candidate](msgspec.Struct, gc=False):
+class Choice[C: Candidate]:
     """The replica, why, and how much of the prompt it must still prefill."""
 
-    replica: C
-    reason: str
-    uncached_tokens: int
+    def __init__(self, replica: C, reason: str, uncached_tokens: int) -> None:
+        self.replica = replica
+        self.reason = reason
+        self.uncached_tokens = uncached_tokens
 
 
-type Policy = Callable[[Sequence[Candidate], Ask, dict[str, float]], tuple[Candidate, str]]
+type Policy = Callable[[list[Candidate], Ask, dict[str, float]], tuple[Candidate, str]]
 
 
 def choose[C: Candidate](
-    policy: str, candidates: Sequence[C], ask: Ask, prefixes: PrefixIndex
+    policy: str, candidates: list[C], ask: Ask, prefixes: PrefixIndex
 ) -> Choice[C]:
     """Return the replica for `ask`. `candidates` are those with a free slot, at least one."""
-    depths = prefixes.match(ask.blocks) if ask.blocks else {}
+    depths: dict[str, float] = prefixes.match(ask.blocks) if ask.blocks else {}
     if len(candidates) == 1:
         return _result(candidates[0], "only", ask, depths)
-    able = _not_ramping(candidates, ask.now)
+    able = _not_ramping(cast("list[Candidate]", candidates), ask.now)
     if ask.session:
         replica, name = _by_hash(able, ask, depths)
         return _result(cast(C, replica), f"session {name}", ask, depths)
-    replica, name = POLICIES.get(policy, _by_prefix)(able, ask, depths)
+    if policy == "prefix":
+        return _result(cast(C, _cheapest(able, ask, depths)), policy, ask, depths)
+    replica, name = POLICIES[policy](able, ask, depths)
     return _result(cast(C, replica), name, ask, depths)
 
 
 def _result[C: Candidate](replica: C, reason: str, ask: Ask, depths: dict[str, float]) -> Choice[C]:
-    cached = _cached_tokens(replica, ask, depths)
+    # Tokens that need no prefill; the engine always computes the last one.
+    cached = min(int(depths.get(replica.id, 0.0) * ask.block_tokens), ask.prompt_tokens - 1)
+    if cached < 0:
+        cached = 0
     return Choice(
         replica,
         f"{reason}; cached={cached}/{ask.prompt_tokens}"
@@ -101,67 +109,68 @@ def _result[C: Candidate](replica: C, reason: str, ask: Ask, depths: dict[str, f
     )
 
 
-def _cached_tokens(replica: Candidate, ask: Ask, depths: dict[str, float]) -> int:
-    """Tokens the replica need not prefill; the engine always computes the last one."""
-    matched = int(depths.get(replica.id, 0) * ask.block_tokens)
-    return max(0, min(matched, ask.prompt_tokens - 1))
-
-
-def _not_ramping[C: Candidate](candidates: Sequence[C], now: float) -> Sequence[C]:
+def _not_ramping(candidates: list[Candidate], now: float) -> list[Candidate]:
     """Leave out replicas in slow start that already hold their share."""
-    slow = [c for c in candidates if c.breaker.is_slow(now)]
-    if not slow or len(slow) == len(candidates):
+    settled = [c for c in candidates if not c.breaker.is_slow(now)]
+    if not settled or len(settled) == len(candidates):
         return candidates
-    settled = [c for c in candidates if c not in slow]
-    mean_pending = sum(c.pending_tokens for c in settled) / len(settled)
-    mean_in_flight = sum(c.in_flight for c in settled) / len(settled)
+    mean_pending = sum([c.pending_tokens for c in settled]) / len(settled)
+    mean_in_flight = sum([c.in_flight for c in settled]) / len(settled)
     return settled + [
         c
-        for c in slow
-        if c.pending_tokens <= SLOW_START_RATIO * mean_pending
+        for c in candidates
+        if c.breaker.is_slow(now)
+        and c.pending_tokens <= SLOW_START_RATIO * mean_pending
         and c.in_flight <= SLOW_START_RATIO * mean_in_flight
     ]
 
 
 def _by_prefix(
-    candidates: Sequence[Candidate], ask: Ask, depths: dict[str, float]
+    candidates: list[Candidate], ask: Ask, depths: dict[str, float]
 ) -> tuple[Candidate, str]:
-    prompt, block_tokens, alpha = ask.prompt_tokens, ask.block_tokens, ask.alpha
-    best, ties = float("inf"), [candidates[0]]
+    return _cheapest(candidates, ask, depths), "prefix"
+
+
+def _cheapest(candidates: list[Candidate], ask: Ask, depths: dict[str, float]) -> Candidate:
+    prompt, block_tokens, alpha = float(ask.prompt_tokens), ask.block_tokens, ask.alpha
+    best, ties = 1e300, [candidates[0]]
     for replica in candidates:
-        cached = depths.get(replica.id, 0) * block_tokens
-        uncached = max(1.0, prompt - cached)
-        own = uncached * (1.0 + (cached + uncached / 2) / ATTENTION_TOKENS)
-        cost = WAITING_WEIGHT * replica.pending_tokens + (1.0 + alpha * replica.streams) * own
+        cached = depths.get(replica.id, 0.0) * block_tokens
+        uncached = prompt - cached
+        if uncached < 1.0:
+            uncached = 1.0
+        own = uncached * (1.0 + (cached + uncached / 2.0) / ATTENTION_TOKENS)
+        waiting = WAITING_WEIGHT * float(replica.pending_tokens)
+        cost = waiting + (1.0 + alpha * float(replica.streams)) * own
         if cost < best:
             best, ties = cost, [replica]
         elif cost == best:
             ties.append(replica)
-    return (ties[0] if len(ties) == 1 else random.choice(ties)), "prefix"
+    return ties[0] if len(ties) == 1 else random.choice(ties)
 
 
 def _by_fewest(
-    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, float]
+    candidates: list[Candidate], _ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     fewest = min(c.in_flight for c in candidates)
     return random.choice([c for c in candidates if c.in_flight == fewest]), "least-in-flight"
 
 
 def _by_two(
-    candidates: Sequence[Candidate], _ask: Ask, _depths: dict[str, float]
+    candidates: list[Candidate], _ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     first, second = random.sample(candidates, 2)
     return (first if first.in_flight <= second.in_flight else second), "power-of-two"
 
 
 def _by_turn(
-    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, float]
+    candidates: list[Candidate], ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     return candidates[ask.turn % len(candidates)], "round-robin"
 
 
 def _by_hash(
-    candidates: Sequence[Candidate], ask: Ask, _depths: dict[str, float]
+    candidates: list[Candidate], ask: Ask, _depths: dict[str, float]
 ) -> tuple[Candidate, str]:
     """Highest random weight with bounded load.
 
@@ -169,7 +178,7 @@ def _by_hash(
     that comes or goes moves only its own share.
     """
     key = _hash_key(ask)
-    bound = (sum(c.in_flight for c in candidates) + 1) / len(candidates) * BOUNDED_LOAD_FACTOR
+    bound = (sum([c.in_flight for c in candidates]) + 1) / len(candidates) * BOUNDED_LOAD_FACTOR
     ranked = sorted(candidates, key=lambda c: _mix(key ^ c.seed), reverse=True)
     for place, replica in enumerate(ranked):
         if replica.in_flight + 1 <= bound:

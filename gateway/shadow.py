@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from gateway.core import Core
 from gateway.fleet import Deployment, Replica
+from gateway.meter import cached_of, output_of, prompt_of
 from gateway.order import Order
 from gateway.relay import TAIL_BYTES, usage_at_end
 from gateway.shapes import Usage
@@ -168,8 +169,8 @@ class Copy:
         tokens = self._order.prompt_tokens
         core.leave(self._deployment, replica, tokens, streamed=was_streaming)
         replica.tally.failed += status >= 500
-        replica.tally.prompt_tokens += usage.prompt if usage is not None else 0
-        replica.tally.output_tokens += usage.output if usage is not None else 0
+        replica.tally.prompt_tokens += prompt_of(usage) if usage is not None else 0
+        replica.tally.output_tokens += output_of(usage) if usage is not None else 0
         if core.spool is not None:
             core.spool.close(self._slot, self._record(usage, status, error))
         core.pump(self._deployment)
@@ -181,6 +182,7 @@ class Copy:
     def _record(self, usage: Usage | None, status: int, error: str) -> UsageRecord:
         opened, now = self._opened, time.monotonic()
         is_stream = self._reader is not None and self._first_at > 0
+        cached = cached_of(usage) if usage is not None else -1
         return UsageRecord(
             id=opened.id,
             parent_id=opened.parent_id,
@@ -193,9 +195,9 @@ class Copy:
             admitted_at=opened.admitted_at,
             ttft_seconds=self._first_at - self._began_at if is_stream else None,
             total_seconds=now - self._began_at,
-            prompt_tokens=usage.prompt if usage is not None else 0,
-            cached_tokens=usage.cached if usage is not None else None,
-            output_tokens=usage.output if usage is not None else 0,
+            prompt_tokens=prompt_of(usage) if usage is not None else 0,
+            cached_tokens=cached if cached >= 0 else None,
+            output_tokens=output_of(usage) if usage is not None else 0,
             outcome=Outcome.SHADOW,
             status=status,
             error=error,

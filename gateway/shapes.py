@@ -53,7 +53,10 @@ class OutputDetails(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Token counts of one answer, under OpenAI's, its Responses' and Anthropic's names."""
+    """Token counts of one answer, under OpenAI's, its Responses' and Anthropic's names.
+
+    `gateway.meter` reads them.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -65,32 +68,6 @@ class Usage(msgspec.Struct):
     completion_tokens_details: OutputDetails | None = None
     output_tokens_details: OutputDetails | None = None
     cache_read_input_tokens: int | None = None
-
-    @property
-    def prompt(self) -> int:
-        """Tokens of the prompt, cached ones included."""
-        if self.prompt_tokens is not None:
-            return self.prompt_tokens
-        return self.input_tokens if self.input_tokens is not None else self.total_tokens or 0
-
-    @property
-    def output(self) -> int:
-        """Tokens generated."""
-        return self.completion_tokens or self.output_tokens or 0
-
-    @property
-    def cached(self) -> int | None:
-        """Prompt tokens that came from the prefix cache; None if the engine does not say."""
-        details = self.prompt_tokens_details or self.input_tokens_details
-        if details is not None:
-            return details.cached_tokens
-        return self.cache_read_input_tokens
-
-    @property
-    def reasoning(self) -> int | None:
-        """Output tokens spent on reasoning; None if the engine does not say."""
-        details = self.completion_tokens_details or self.output_tokens_details
-        return details.reasoning_tokens if details is not None else None
 
 
 # --- What engines answer ---------------------------------------------------------------------

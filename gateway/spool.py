@@ -20,13 +20,14 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from gateway.shapes import decode_id
 from gateway.wire import UsageRecord
 
-SLOT_BYTES = 2048
+SLOT_BYTES: Final = 2048
 GROWTH_SLOTS = 512
 FLUSH_SECONDS = 0.05
 """How long an ended record may wait for its batch to reach the log and the disk."""
@@ -34,12 +35,19 @@ FLUSH_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 """Between attempts while the disk is full."""
 
-_HEADER = struct.Struct("<BxHH2x")  # state, length of the open record, length of the end
-_FREE, _OPEN, _ENDED = 0, 1, 2
-_OPEN_AT = _HEADER.size
-_OPEN_BYTES = 888
-_END_AT = _OPEN_AT + _OPEN_BYTES
-_END_BYTES = SLOT_BYTES - _END_AT
+_HEADER = struct.Struct("<BxHHH")
+"""State; lengths of the open record, of the end, and of what begins both."""
+
+_write_header: Final = _HEADER.pack_into
+_FREE: Final = 0
+_OPEN: Final = 1
+_ENDED: Final = 2
+_OPEN_AT: Final = 8
+OPEN_BYTES: Final = 888
+"""Most that an open record may have."""
+_END_AT: Final = 896
+END_BYTES: Final = 1152
+"""Most that the end of a record may have."""
 _TAIL_BYTES = 4 * 1024 * 1024
 """How much of the log is searched for records that a crash left both there and in a slot."""
 
@@ -60,6 +68,9 @@ class Spool:
         self.on_flush = on_flush
         self._free: list[int] = []
         self._ended: list[int] = []
+        """Slots of records that are not in the log yet."""
+        self._lines: list[bytes] = []
+        """What the log gets of each."""
         self._size_slots = 0
         self._is_full = False
         self._wake = asyncio.Event()
@@ -78,30 +89,45 @@ class Spool:
         """False while a record might find no room."""
         return not self._is_full and (bool(self._free) or self._grow())
 
+    def begin(self, beginning: bytes, lost: bytes) -> int:
+        """Write an open record in two pieces, together at most `OPEN_BYTES`; return its slot.
+
+        `lost` is the end that holds if no other comes. Ask `is_accepting` first.
+        """
+        slot = self._free.pop()
+        self.open_count += 1
+        payload = beginning + lost
+        at = slot * SLOT_BYTES
+        place = at + _OPEN_AT
+        self._map[place : place + len(payload)] = payload
+        _write_header(self._map, at, _OPEN, len(payload), 0, len(beginning))
+        return slot
+
+    def end(self, slot: int, beginning: bytes, end: bytes) -> None:
+        """Write how the record of `slot` ended, in at most `END_BYTES`; `beginning` as before.
+
+        The state changes last: never a torn record.
+        """
+        at = slot * SLOT_BYTES
+        place = at + _END_AT
+        self._map[place : place + len(end)] = end
+        _write_header(self._map, at, _ENDED, 0, len(end), len(beginning))
+        if not self._ended:
+            self._wake.set()
+        self._ended.append(slot)
+        self._lines.append(b"%b%b\n" % (beginning, end))
+        self.open_count -= 1
+
     def admit(self, record: UsageRecord) -> int:
         """Write `record` as open (its outcome: what it is if nothing more comes); return its slot.
 
         Ask `is_accepting` first.
         """
-        slot = self._free.pop()
-        self.open_count += 1
-        payload = _fit(record, _OPEN_BYTES)
-        at = slot * SLOT_BYTES
-        begin = at + _OPEN_AT
-        self._map[begin : begin + len(payload)] = payload
-        self._map[at : at + _OPEN_AT] = _HEADER.pack(_OPEN, len(payload), 0)
-        return slot
+        return self.begin(b"", _fit(record, OPEN_BYTES))
 
     def close(self, slot: int, record: UsageRecord) -> None:
-        """Write how the request of `slot` ended. The state changes last: never a torn record."""
-        payload = _fit(record, _END_BYTES)
-        at = slot * SLOT_BYTES
-        begin = at + _END_AT
-        self._map[begin : begin + len(payload)] = payload
-        self._map[at : at + _OPEN_AT] = _HEADER.pack(_ENDED, 0, len(payload))
-        self._ended.append(slot)
-        self.open_count -= 1
-        self._wake.set()
+        """Write how the request of `slot` ended."""
+        self.end(slot, b"", _fit(record, END_BYTES))
 
     # --- The flush ---------------------------------------------------------------------------
 
@@ -136,10 +162,12 @@ class Spool:
     def _append_ended(self, *, free: bool = True) -> list[int]:
         """Append the ended records to the log; return their slots, freed unless asked not to."""
         batch, self._ended = self._ended, []
+        lines, self._lines = self._lines, []
         if not batch:
             return []
-        if not self._append(b"".join(self._read(slot) + b"\n" for slot in batch)):
+        if not self._append(b"".join(lines)):
             self._ended = batch + self._ended
+            self._lines = lines + self._lines
             return []
         if free:
             self._release(batch)
@@ -165,16 +193,17 @@ class Spool:
 
     def _read(self, slot: int) -> bytes:
         at = slot * SLOT_BYTES
-        state, open_length, end_length = _HEADER.unpack(self._map[at : at + _OPEN_AT])
+        fields = _HEADER.unpack(self._map[at : at + _OPEN_AT])
+        state, open_length, end_length, beginning_length = fields
+        place = at + _OPEN_AT
         if state == _OPEN:
-            return self._map[at + _OPEN_AT : at + _OPEN_AT + open_length]
-        return self._map[at + _END_AT : at + _END_AT + end_length]
+            return self._map[place : place + open_length]
+        beginning = self._map[place : place + beginning_length]
+        return beginning + self._map[at + _END_AT : at + _END_AT + end_length]
 
     def _release(self, slots: list[int]) -> None:
-        empty = _HEADER.pack(_FREE, 0, 0)
         for slot in slots:
-            at = slot * SLOT_BYTES
-            self._map[at : at + _OPEN_AT] = empty
+            self._map[slot * SLOT_BYTES] = _FREE
         self._free += slots
         self.records_total += len(slots)
         if self.on_flush is not None:
@@ -227,8 +256,7 @@ class Spool:
             )
         os.fsync(self._log_fd)
         for slot in left:
-            at = slot * SLOT_BYTES
-            self._map[at : at + _OPEN_AT] = _HEADER.pack(_FREE, 0, 0)
+            self._map[slot * SLOT_BYTES] = _FREE
         log.warning("%s: closed %d records that a crash left", self.log_path, len(records))
 
     def _tail_ids(self) -> set[str]:

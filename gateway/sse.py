@@ -84,11 +84,11 @@ class StreamReader:
 
     def _ordinary_events(self, data: bytes) -> int:
         """Return how many events `data` is made of; 0 unless all are whole and ordinary."""
-        end = data.find(b"\n\n")
-        if end < 0 or b"\r" in data:
+        first, end, others = data.partition(b"\n\n")
+        if not end or b"\r" in data:
             return 0
-        if end == len(data) - 2:
-            return int(self._is_ordinary(data))
+        if not others:
+            return int(self._is_ordinary(first))
         if not data.endswith(b"\n\n"):
             return 0
         events = data[:-2].split(b"\n\n")

@@ -10,13 +10,14 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import httptools
 
 from gateway.address import Address
+from gateway.fields import answer_head
 
-IDLE_SECONDS = 4.0
+IDLE_SECONDS: Final = 4.0
 """uvicorn, in front of vLLM, closes idle connections after 5 s; ours go first."""
 
 MOST_IDLE = 128
@@ -25,8 +26,11 @@ MOST_IDLE = 128
 _MOST_HEADS = 32
 """Paths whose head is kept: endpoints are few, the control plane's paths are not asked by it."""
 
-_MOST_SIZE_LINE = 12
-"""Where to look for the end of a chunk's size."""
+_MOST_SIZE_DIGITS: Final = 7
+"""Of a chunk that passes by the parser."""
+
+
+_monotonic: Final[Callable[[], float]] = time.monotonic
 
 
 class UpstreamError(Exception):
@@ -77,13 +81,17 @@ class Pool:
 
     def open(self, sink: Sink, *, fresh: bool = False) -> Callable[[], None]:
         """Give `sink` a connection, at once if one is idle. Returns how to call it off."""
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if connection.is_usable(time.monotonic() - IDLE_SECONDS):
+        idle = self._idle
+        while idle and not fresh:
+            connection = idle.pop()
+            if connection.is_usable(_monotonic() - IDLE_SECONDS):
                 connection.begin(sink)
                 sink.connected(connection)
                 return _nothing
             connection.close()
+        return self._dial_for(sink)
+
+    def _dial_for(self, sink: Sink) -> Callable[[], None]:
         task = asyncio.get_running_loop().create_task(self._connect(sink))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -124,14 +132,14 @@ class Pool:
     def give_back(self, connection: "UpstreamConnection") -> None:
         """Take a connection whose answer ended cleanly."""
         if len(self._idle) < MOST_IDLE:
-            connection.idle_since = time.monotonic()
+            connection.idle_since = _monotonic()
             self._idle.append(connection)
         else:
             connection.close()
 
     def sweep(self) -> None:
         """Close what has been idle too long."""
-        oldest = time.monotonic() - IDLE_SECONDS
+        oldest = _monotonic() - IDLE_SECONDS
         kept = []
         for connection in self._idle:
             if connection.is_usable(oldest):
@@ -192,6 +200,7 @@ class UpstreamConnection:
         "_body",
         "_ended",
         "_headers",
+        "_is_parsing",
         "_is_paused",
         "_is_reusable",
         "_parser",
@@ -200,6 +209,7 @@ class UpstreamConnection:
         "_transport",
         "_uses",
         "idle_since",
+        "packet",
         "pool",
     )
 
@@ -214,10 +224,14 @@ class UpstreamConnection:
         self._at_chunk = False
         self._began = False
         self._ended = False
+        self._is_parsing = False
+        """An answer has begun that llhttp reads."""
         self._is_reusable = False
         self._is_paused = False
         self._uses = 0
         self.idle_since = 0.0
+        self.packet = b""
+        """What came from the engine, while a piece is passed on that is its one chunk."""
 
     # --- Used by the pool and by sinks -------------------------------------------------------
 
@@ -227,7 +241,7 @@ class UpstreamConnection:
         self._headers = {}
         self._body = []
         self._at_chunk = False
-        self._began = self._ended = self._is_reusable = False
+        self._began = self._ended = self._is_parsing = self._is_reusable = False
         self._uses += 1
 
     def send(self, head: bytes, body: bytes) -> None:
@@ -278,8 +292,16 @@ class UpstreamConnection:
         if self._at_chunk:
             payload = only_chunk(data)
             if payload:
+                self.packet = data
                 sink.answer_data(payload)
+                self.packet = b""
                 return
+        elif not self._is_parsing and self._is_whole(sink, data):
+            return
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        self._is_parsing = True
         self._at_chunk = False
         try:
             self._parser.feed_data(data)
@@ -293,6 +315,23 @@ class UpstreamConnection:
         elif self._at_chunk:
             # Anything that follows the last chunk's line end belongs to the next chunk's size.
             self._at_chunk = data.endswith(b"\r\n")
+
+    def _is_whole(self, sink: Sink, data: bytes) -> bool:
+        """Pass `data` on if it is exactly one answer of the plain shape: no parser is needed."""
+        text, end, content = data.partition(b"\r\n\r\n")
+        if not end:
+            return False
+        head = answer_head(text)
+        if head is None or head.length != len(content):
+            return False
+        self._began = self._is_reusable = True
+        self._status, self._headers = int(head.first[9:12]), head.fields
+        sink.answer_began(self._status, self._headers)
+        if content and self._sink is not None:
+            sink.answer_data(content)
+        if self._sink is not None:
+            self._finish()
+        return True
 
     def _pass_body(self) -> None:
         """Give the sink what one packet held of the body, in one piece."""
@@ -375,8 +414,18 @@ class UpstreamConnection:
 
 def only_chunk(data: bytes) -> bytes:
     """Return the content of `data` if it is exactly one chunk of a chunked body, else nothing."""
-    begin = data.find(b"\r\n", 1, _MOST_SIZE_LINE) + 2
-    size = len(data) - begin - 2
-    if begin < 3 or size <= 0 or data[: begin - 2] != b"%x" % size or not data.endswith(b"\r\n"):
+    size, place, length = 0, 0, len(data)
+    while place < length and place < _MOST_SIZE_DIGITS:
+        digit = data[place]
+        if 48 <= digit <= 57:
+            size = size * 16 + digit - 48
+        elif 97 <= digit <= 102:
+            size = size * 16 + digit - 87
+        else:
+            break
+        place += 1
+    if size == 0 or data[0] == 48 or place + size + 4 != length:
         return b""
-    return data[begin:-2]
+    if data[place : place + 2] != b"\r\n" or not data.endswith(b"\r\n"):
+        return b""
+    return data[place + 2 : -2]

@@ -7,12 +7,10 @@ another process's turn. Called by `bench.gateway.__main__`.
 import gc
 import random
 import time
-from dataclasses import dataclass, field
 
 from bench.main.figures import Result, quantile
-from gateway.breaker import Breaker
 from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain
-from gateway.router import Ask, choose
+from gateway.router import Ask, Candidate, choose
 
 REPLICAS = 16
 PROMPT_TOKENS = 12_000
@@ -22,22 +20,12 @@ DECISIONS = 5000
 KV_CACHE_TOKENS = 200_000
 
 
-@dataclass(slots=True)
-class _Replica:
-    id: str
-    seed: int
-    in_flight: int = 0
-    pending_tokens: int = 0
-    streams: int = 0
-    breaker: Breaker = field(default_factory=Breaker)
-
-
 def measure() -> Result:
     """Return the quantiles over prompts that share prefixes, with all indexes full."""
     result = Result(part="decision", question="how long does it take to choose a replica?")
     chance = random.Random(3)
     prompts = [_prompt(chance) for _ in range(CONVERSATIONS)]
-    replicas = [_Replica(f"r{n}", chance.getrandbits(64)) for n in range(REPLICAS)]
+    replicas = [Candidate(f"r{n}", seed=chance.getrandbits(64)) for n in range(REPLICAS)]
     prefixes = PrefixIndex()
     for replica in replicas:
         prefixes.resize(replica.id, KV_CACHE_TOKENS * BYTES_PER_TOKEN // BLOCK_BYTES)
@@ -60,7 +48,7 @@ def measure() -> Result:
     return result
 
 
-def _decide(prompt: bytes, replicas: list[_Replica], prefixes: PrefixIndex, turn: int) -> None:
+def _decide(prompt: bytes, replicas: list[Candidate], prefixes: PrefixIndex, turn: int) -> None:
     blocks = chain(prompt, b"tenant")
     ask = Ask(
         blocks=blocks,
@@ -68,13 +56,13 @@ def _decide(prompt: bytes, replicas: list[_Replica], prefixes: PrefixIndex, turn
         prompt_tokens=PROMPT_TOKENS,
         session="",
         now=0.0,
-        turn=turn,
     )
+    ask.turn = turn
     choice = choose("prefix", replicas, ask, prefixes)
     prefixes.place(choice.replica.id, blocks)
 
 
-def _load(replicas: list[_Replica], chance: random.Random) -> None:
+def _load(replicas: list[Candidate], chance: random.Random) -> None:
     for replica in replicas:
         replica.pending_tokens = chance.randrange(50_000)
         replica.streams = chance.randrange(40)

@@ -12,16 +12,15 @@ import random
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents.simulator.core import Core, Limits, Timing
 from agents.simulator.runs import Run
 from bench.main.figures import Result, quantile
-from gateway.breaker import Breaker
 from gateway.peers import BATCH_SECONDS
 from gateway.prefix import PrefixIndex
-from gateway.router import ALPHAS, Ask, choose
+from gateway.router import ALPHAS, Ask, Candidate, choose
 
 BLOCK_TOKENS = 512
 BUCKET_SECONDS = 3.0
@@ -96,23 +95,11 @@ class Scores:
     hit_ratio: float
 
 
-@dataclass(slots=True)
-class _Seen:
-    """One replica in the books of one gateway (gateway.router.Candidate)."""
-
-    id: str
-    seed: int
-    in_flight: int = 0
-    pending_tokens: int = 0
-    streams: int = 0
-    breaker: Breaker = field(default_factory=Breaker)
-
-
 class _Gateway:
     """The books of one gateway process."""
 
     def __init__(self, seeds: list[int], known_ratio: float) -> None:
-        self.replicas = [_Seen(f"r{n}", seed) for n, seed in enumerate(seeds)]
+        self.replicas = [Candidate(f"r{n}", seed=seed) for n, seed in enumerate(seeds)]
         self.prefixes = PrefixIndex()
         for replica in self.replicas:
             self.prefixes.resize(replica.id, int(HELD_BLOCKS * known_ratio))
@@ -121,7 +108,7 @@ class _Gateway:
         replica = self.replicas[place]
         replica.in_flight += 1
         replica.pending_tokens += tokens
-        self.prefixes.place(replica.id, blocks)
+        self.prefixes.place(replica.id, list(blocks))
 
     def first_token(self, place: int, tokens: int) -> None:
         self.replicas[place].pending_tokens -= tokens
@@ -164,14 +151,13 @@ class _Replay:
         self._advance(arrival.at)
         number = self._count % len(self._gateways)
         ask = Ask(
-            blocks=arrival.blocks,
+            blocks=list(arrival.blocks),
             block_tokens=BLOCK_TOKENS,
             prompt_tokens=arrival.prompt_tokens,
             session="",
             now=arrival.at,
-            turn=self._count // len(self._gateways),
-            alpha=self._alpha,
         )
+        ask.turn, ask.alpha = self._count // len(self._gateways), self._alpha
         self._count += 1
         gateway = self._gateways[number]
         choice = choose(self._setup.policy, gateway.replicas, ask, gateway.prefixes)

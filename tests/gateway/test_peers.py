@@ -29,7 +29,7 @@ def core(tmp_path, **fields) -> Core:
 async def met(one: Core, two: Core, folder: Path) -> AsyncIterator[tuple[Peers, Peers]]:
     """Two processes' worth of peers that know of each other."""
     first, second = Peers(one, folder), Peers(two, folder)
-    one.sharing, two.sharing = first, second
+    one.sharing, two.sharing = first.books, second.books
     tasks = [asyncio.create_task(peers.run()) for peers in (first, second)]
     await until(lambda: first._addresses and second._addresses)
     try:
@@ -80,8 +80,9 @@ class TestPeers:
     async def test_keys_beyond_one_datagram_are_repeated_whole(self, tmp_path):
         one, two = core(tmp_path), core(tmp_path)
         async with met(one, two, tmp_path / "p") as (first, second):
-            first._own_uses = {f"{'k' * 40}{n}": Use(n, n, 1) for n in range(3_000)}
-            first._core.keys._ids = set(first._own_uses)
+            for number in range(3_000):
+                first.books.used(f"{'k' * 40}{number}", 1, number)
+            first._core.keys._ids = set(first.books.uses)
 
             first._repeat_all()
 
@@ -90,16 +91,16 @@ class TestPeers:
     async def test_what_left_the_table_is_not_repeated(self, tmp_path):
         own = core(tmp_path)
         peers = Peers(own, tmp_path / "p")
-        peers.began("m", "r1", 10, [])
-        peers.began("m", "r-gone", 10, [])
-        peers.ended("m", "r-gone", 10, streamed=False)
-        peers.used("k-gone", 1, 10)
-        peers.used("k-gone", 0, 0)
+        peers.books.began("m", "r1", 10, [])
+        peers.books.began("m", "r-gone", 10, [])
+        peers.books.ended("m", "r-gone", 10, streamed=False)
+        peers.books.used("k-gone", 1, 10)
+        peers.books.used("k-gone", 0, 0)
 
         peers._forget_own()
 
-        assert set(peers._own) == {("m", "r1")}
-        assert not peers._own_uses
+        assert set(peers.books.held) == {("m", "r1")}
+        assert not peers.books.uses
         peers.close()
 
     async def test_what_a_key_used_elsewhere_counts_for_its_limits(self, tmp_path):

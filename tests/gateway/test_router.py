@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -10,30 +9,27 @@ from hypothesis import strategies as st
 
 from gateway.breaker import FAILURES_TO_OPEN, Breaker
 from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain
-from gateway.router import Ask, choose
+from gateway.router import Ask, Candidate, choose
 
 
-@dataclass
-class Place:
+def candidate(name: str, **numbers: int) -> Candidate:
     """A replica as a policy sees it."""
-
-    id: str
-    in_flight: int = 0
-    pending_tokens: int = 0
-    streams: int = 0
-    breaker: Breaker = field(default_factory=Breaker)
-
-    @property
-    def seed(self) -> int:
-        return random.Random(self.id).getrandbits(64)
+    found = Candidate(name, seed=random.Random(name).getrandbits(64))
+    for field, number in numbers.items():
+        setattr(found, field, number)
+    return found
 
 
-def ask(blocks=(), tokens: int = 1000, **fields) -> Ask:
-    defaults = {"block_tokens": 128.0, "session": "", "now": 100.0}
-    return Ask(blocks=list(blocks), prompt_tokens=tokens, **{**defaults, **fields})
+def ask(blocks=(), tokens: int = 1000, *, session: str = "", now: float = 100.0, **more) -> Ask:
+    asked = Ask(
+        blocks=list(blocks), prompt_tokens=tokens, block_tokens=128.0, session=session, now=now
+    )
+    for field, value in more.items():
+        setattr(asked, field, value)
+    return asked
 
 
-def index(*places: Place, capacity: int = 100) -> PrefixIndex:
+def index(*places: Candidate, capacity: int = 100) -> PrefixIndex:
     prefixes = PrefixIndex()
     for place in places:
         prefixes.resize(place.id, capacity)
@@ -62,7 +58,7 @@ class TestPrefixIndex:
         assert not set(chain(text(1000), b"a")) & set(chain(text(1000), b"b"))
 
     def test_tells_how_deep_each_replica_matches(self):
-        prefixes = index(Place("a"), Place("b"), Place("c"))
+        prefixes = index(candidate("a"), candidate("b"), candidate("c"))
         blocks = chain(text(2000), b"")
         prefixes.place("a", blocks)
         prefixes.place("b", blocks[:3])
@@ -70,7 +66,7 @@ class TestPrefixIndex:
         assert prefixes.match(blocks) == {"a": len(blocks), "b": 3}
 
     def test_forgets_the_ends_of_chains_before_their_beginnings(self):
-        prefixes = index(Place("a"), capacity=10)
+        prefixes = index(candidate("a"), capacity=10)
         first, second = list(range(8)), list(range(100, 106))
         prefixes.place("a", first)
         prefixes.place("a", second)
@@ -79,7 +75,7 @@ class TestPrefixIndex:
         assert prefixes.match(first) == {"a": 4}
 
     def test_a_replica_that_is_forgotten_leaves_nothing(self):
-        prefixes = index(Place("a"), Place("b"))
+        prefixes = index(candidate("a"), candidate("b"))
         prefixes.place("a", [1, 2])
         prefixes.forget("a")
         prefixes.resize("c", 10)
@@ -93,7 +89,7 @@ class TestPrefixIndex:
         )
     )
     def test_agrees_with_a_plain_set_of_each_replicas_blocks(self, placed):
-        prefixes = index(*map(Place, "abc"), capacity=1000)
+        prefixes = index(*map(candidate, "abc"), capacity=1000)
         held: dict[str, set[int]] = {name: set() for name in "abc"}
         for name, chain_number, length in placed:
             blocks = [chain_number * 100 + n for n in range(length)]
@@ -112,9 +108,9 @@ class TestPrefixIndex:
 
 class TestPrefixPolicy:
     def test_prefers_the_replica_that_holds_the_prefix(self):
-        a, b = Place("a"), Place("b")
+        a, b = candidate("a"), candidate("b")
         prefixes = index(a, b)
-        prefixes.place("b", range(7))
+        prefixes.place("b", list(range(7)))
 
         choice = choose("prefix", [a, b], ask(range(7)), prefixes)
 
@@ -123,14 +119,14 @@ class TestPrefixPolicy:
         assert choice.reason.startswith("prefix; cached=896/1000")
 
     def test_leaves_it_when_the_wait_costs_more_than_the_prefill(self):
-        a, b = Place("a"), Place("b", pending_tokens=5000)
+        a, b = candidate("a"), candidate("b", pending_tokens=5000)
         prefixes = index(a, b)
-        prefixes.place("b", range(7))
+        prefixes.place("b", list(range(7)))
 
         assert choose("prefix", [a, b], ask(range(7)), prefixes).replica is a
 
     def test_weighs_running_streams_by_the_profile(self):
-        quiet, busy = Place("quiet", pending_tokens=900), Place("busy", streams=20)
+        quiet, busy = candidate("quiet", pending_tokens=900), candidate("busy", streams=20)
         places, prefixes = [quiet, busy], index(quiet, busy)
 
         fast = choose("prefix", places, ask(alpha=0.0), prefixes)
@@ -139,7 +135,7 @@ class TestPrefixPolicy:
         assert (fast.replica, steady.replica) == (busy, quiet)
 
     def test_a_shared_system_prompt_does_not_gather_all_on_one(self):
-        places = [Place(name) for name in "abcd"]
+        places = [candidate(name) for name in "abcd"]
         prefixes = index(*places, capacity=10_000)
         counts: Counter[str] = Counter()
         for number in range(400):
@@ -152,9 +148,9 @@ class TestPrefixPolicy:
         assert max(counts.values()) <= 1.1 * 400 / 4
 
     def test_counts_at_least_one_token_to_prefill(self):
-        a, b = Place("a"), Place("b")
+        a, b = candidate("a"), candidate("b")
         prefixes = index(a, b)
-        prefixes.place("a", range(20))
+        prefixes.place("a", list(range(20)))
 
         choice = choose("prefix", [a, b], ask(range(20), tokens=500), prefixes)
 
@@ -163,26 +159,26 @@ class TestPrefixPolicy:
 
 class TestOtherPolicies:
     def test_least_in_flight(self):
-        places = [Place("a", in_flight=2), Place("b", in_flight=1)]
+        places = [candidate("a", in_flight=2), candidate("b", in_flight=1)]
 
         assert choose("least-in-flight", places, ask(), index(*places)).replica.id == "b"
 
     def test_power_of_two_never_takes_the_fullest(self):
-        places = [Place(name, in_flight=n) for n, name in enumerate("abc")]
+        places = [candidate(name, in_flight=n) for n, name in enumerate("abc")]
 
         taken = {choose("power-of-two", places, ask(), index()).replica.id for _ in range(100)}
 
         assert taken == {"a", "b"}
 
     def test_round_robin(self):
-        places = [Place(name) for name in "abc"]
+        places = [candidate(name) for name in "abc"]
 
         taken = [choose("round-robin", places, ask(turn=n), index()).replica.id for n in range(4)]
 
         assert taken == ["a", "b", "c", "a"]
 
     def test_bounded_hash_keeps_a_prompt_in_place_until_it_is_full(self):
-        places = [Place(name) for name in "abcd"]
+        places = [candidate(name) for name in "abcd"]
         blocks = list(range(50))
         home = choose("bounded-hash", places, ask(blocks), index()).replica
         again = {choose("bounded-hash", places, ask(blocks), index()).replica.id for _ in range(20)}
@@ -193,7 +189,7 @@ class TestOtherPolicies:
         assert moved is not home
 
     def test_a_session_stays_and_moves_only_with_its_replica(self):
-        places = [Place(name) for name in "abcd"]
+        places = [candidate(name) for name in "abcd"]
         homes = {
             f"s{n}": choose("prefix", places, ask(session=f"s{n}"), index()).replica.id
             for n in range(200)
@@ -210,8 +206,8 @@ class TestOtherPolicies:
 
     @pytest.mark.parametrize("policy", ["prefix", "least-in-flight", "round-robin"])
     def test_a_replica_in_slow_start_takes_a_share_only(self, policy):
-        places = [Place(name, in_flight=8, pending_tokens=8000) for name in "ab"]
-        new = Place("new", in_flight=3, pending_tokens=3000)
+        places = [candidate(name, in_flight=8, pending_tokens=8000) for name in "ab"]
+        new = candidate("new", in_flight=3, pending_tokens=3000)
         new.breaker.start_slowly(95.0)
 
         early = {

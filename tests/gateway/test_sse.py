@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.call import Api
+from gateway.meter import cached_of, output_of, prompt_of, reasoning_of
+from gateway.shapes import Usage
 from gateway.sse import StreamReader
 from tests.gateway.upstream import chat_chunk, usage_chunk
 
@@ -28,6 +30,12 @@ def read(api: Api, *pieces: bytes, drop_usage: bool = True) -> tuple[StreamReade
     return reader, b"".join(reader.feed(piece) for piece in pieces)
 
 
+def counts(usage: Usage | None) -> tuple[int, int, int]:
+    """Return the tokens of the prompt, the cached ones of them, and the output's."""
+    assert usage is not None
+    return prompt_of(usage), cached_of(usage), output_of(usage)
+
+
 class TestStreamReader:
     @given(st.lists(st.integers(0, len(WHOLE)), max_size=12))
     def test_sees_the_same_however_the_bytes_are_cut(self, cuts):
@@ -39,7 +47,7 @@ class TestStreamReader:
         assert passed == WHOLE.replace(event(usage_chunk(9, 2, 4)), b"")
         assert reader.is_whole
         assert reader.chunks == 3
-        assert (reader.usage.prompt, reader.usage.output, reader.usage.cached) == (9, 2, 4)
+        assert counts(reader.usage) == (9, 4, 2)
 
     def test_text_that_looks_like_protocol_changes_nothing(self):
         tricky = 'x "finish_reason":null "choices":[] "error" data: [DONE]\n\n'
@@ -57,7 +65,7 @@ class TestStreamReader:
         reader, _ = read(Api.CHAT, stream)
 
         assert reader.is_whole
-        assert reader.usage.output == 2
+        assert output_of(reader.usage) == 2
 
     @pytest.mark.parametrize(
         "stream",
@@ -99,7 +107,7 @@ class TestStreamReader:
         assert reader.is_whole
         assert reader.chunks == 1
         usage = reader.usage
-        assert (usage.prompt, usage.cached, usage.output, usage.reasoning) == (7, 3, 5, 2)
+        assert (*counts(usage), reasoning_of(usage)) == (7, 3, 5, 2)
         assert passed.startswith(delta)
 
     def test_reads_messages(self):
@@ -117,7 +125,7 @@ class TestStreamReader:
 
         assert passed == stream
         assert reader.is_whole
-        assert (reader.usage.prompt, reader.usage.cached, reader.usage.output) == (11, 8, 4)
+        assert counts(reader.usage) == (11, 8, 4)
 
     def test_a_failed_response_is_an_error(self):
         reader, _ = read(Api.RESPONSES, event({"type": "response.failed", "response": {}}))

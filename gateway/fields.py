@@ -1,0 +1,128 @@
+"""Reads HTTP heads of the plain shape that nearly all have, whole and strictly. Pure.
+
+A request or an answer of this shape never meets llhttp, which calls Python for every header.
+Anything else, be it legal, doubtful or broken, is left to llhttp: what is read here is a part of
+what llhttp accepts, read alike (a test holds both against each other). Called by `gateway.server`
+and `gateway.upstream`.
+"""
+
+from typing import Final
+
+_VISIBLE: Final = bytes(range(0x20, 0x7F))
+_TOKEN: Final = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+_TARGET: Final = b"/._-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NOT_PLAIN: Final = (
+    b"transfer-encoding", b"expect", b"upgrade", b"proxy-connection", b"te", b"trailer",
+)  # fmt: skip
+"""Headers that change how the rest is read."""
+
+_MOST_FIELDS: Final = 64
+_MOST_LENGTH_DIGITS: Final = 9
+_MOST_KNOWN: Final = 4096
+_LONGEST_KNOWN_BYTES: Final = 256
+
+_known: Final[dict[bytes, tuple[bytes, bytes]]] = {}
+"""Name and value of header lines seen before: a client sends nearly the same ones each time."""
+
+_targets: Final[dict[bytes, bytes]] = {}
+"""Target by request line."""
+
+
+class Head:
+    """What stood in a head."""
+
+    def __init__(self, first: bytes, fields: dict[bytes, bytes], length: int) -> None:
+        self.first = first
+        """The target of a request; the status line of an answer."""
+        self.fields = fields
+        """By names in lower case, none of them there twice."""
+        self.length = length
+        """Of the body, in bytes."""
+
+
+def request_head(head: bytes) -> Head | None:
+    """Return what stands in the head of a POST (without its empty line); None if not plain."""
+    lines = head.split(b"\r\n")
+    target = _targets.get(lines[0])
+    if target is None:
+        target = _target(lines[0])
+        if not target:
+            return None
+    fields = _fields(lines)
+    if fields is None or b"host" not in fields:
+        return None
+    length = _length(fields)
+    return Head(target, fields, length) if length >= 0 else None
+
+
+def answer_head(head: bytes) -> Head | None:
+    """Return what stands in the head of a final answer that has a body; None if not plain."""
+    lines = head.split(b"\r\n")
+    line = lines[0]
+    if line[:9] != b"HTTP/1.1 " or line[12:13] != b" " or line.translate(None, _VISIBLE):
+        return None
+    status = line[9:12]
+    if not status.isdigit() or status < b"200" or status in (b"204", b"304"):
+        return None
+    fields = _fields(lines)
+    if fields is None:
+        return None
+    length = _length(fields)
+    return Head(line, fields, length) if length >= 0 else None
+
+
+def _target(line: bytes) -> bytes:
+    """Return the target of a request line; empty if the line is not plain."""
+    target = line[5:-9]
+    if line[:6] != b"POST /" or line[-9:] != b" HTTP/1.1" or target.translate(None, _TARGET):
+        return b""
+    if len(_targets) >= _MOST_FIELDS:
+        _targets.clear()
+    _targets[line] = target
+    return target
+
+
+def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
+    count = len(lines)
+    if count > _MOST_FIELDS:
+        return None
+    fields: dict[bytes, bytes] = {}
+    place = 1
+    while place < count:
+        line = lines[place]
+        field = _known.get(line)
+        if field is None:
+            field = _field(line)
+            if field is None:
+                return None
+        name, value = field
+        fields[name] = value
+        place += 1
+    return fields if len(fields) == count - 1 else None
+
+
+def _field(line: bytes) -> tuple[bytes, bytes] | None:
+    """Return the name in lower case and the value; None if the line is not plain."""
+    name, colon, value = line.partition(b":")
+    name = name.lower()
+    if not name or not colon or name in _NOT_PLAIN or name.translate(None, _TOKEN):
+        return None
+    if value.translate(None, _VISIBLE):
+        return None
+    field = (name, value.strip(b" "))
+    if len(line) <= _LONGEST_KNOWN_BYTES:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[line] = field
+    return field
+
+
+def _length(fields: dict[bytes, bytes]) -> int:
+    """Return the body's length; -1 unless it is plain and the connection stays open."""
+    connection = fields.get(b"connection")
+    if connection is not None and connection.lower() != b"keep-alive":
+        return -1
+    text = fields.get(b"content-length", b"")
+    if not text.isdigit() or len(text) > _MOST_LENGTH_DIGITS:
+        return -1
+    return int(text)
