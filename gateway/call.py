@@ -191,7 +191,7 @@ def rewritten(call: Call, change: Rewrite) -> bytes:
     if not added:
         return call.body
     body = call.body
-    start = body.find(b"{") + 1
+    start = 1 if body[0] == 123 else body.find(b"{") + 1
     return b"{%b%b" % (added, body[start:])
 
 

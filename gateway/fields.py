@@ -27,13 +27,16 @@ _known: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 _targets: Final[dict[bytes, bytes]] = {}
 """Target by request line."""
 
+_statuses: Final[dict[bytes, bytes]] = {}
+"""Status by status line."""
+
 
 class Head:
     """What stood in a head."""
 
     def __init__(self, first: bytes, fields: dict[bytes, bytes], length: int) -> None:
         self.first = first
-        """The target of a request; the status line of an answer."""
+        """The target of a request; the three digits of an answer's status."""
         self.fields = fields
         """By names in lower case, none of them there twice."""
         self.length = length
@@ -58,17 +61,16 @@ def request_head(head: bytes) -> Head | None:
 def answer_head(head: bytes) -> Head | None:
     """Return what stands in the head of a final answer that has a body; None if not plain."""
     lines = head.split(b"\r\n")
-    line = lines[0]
-    if line[:9] != b"HTTP/1.1 " or line[12:13] != b" " or line.translate(None, _VISIBLE):
-        return None
-    status = line[9:12]
-    if not status.isdigit() or status < b"200" or status in (b"204", b"304"):
-        return None
+    status = _statuses.get(lines[0])
+    if status is None:
+        status = _status(lines[0])
+        if not status:
+            return None
     fields = _fields(lines)
     if fields is None:
         return None
     length = _length(fields)
-    return Head(line, fields, length) if length >= 0 else None
+    return Head(status, fields, length) if length >= 0 else None
 
 
 def _target(line: bytes) -> bytes:
@@ -80,6 +82,19 @@ def _target(line: bytes) -> bytes:
         _targets.clear()
     _targets[line] = target
     return target
+
+
+def _status(line: bytes) -> bytes:
+    """Return the three digits of a status line; empty if it is not plain, or has no body."""
+    status = line[9:12]
+    if line[:9] != b"HTTP/1.1 " or line[12:13] != b" " or line.translate(None, _VISIBLE):
+        return b""
+    if not status.isdigit() or status < b"200" or status in (b"204", b"304"):
+        return b""
+    if len(_statuses) >= _MOST_FIELDS:
+        _statuses.clear()
+    _statuses[line] = status
+    return status
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:

@@ -124,8 +124,9 @@ def usage_at_end(tail: bytes) -> Usage | None:
     _, found, rest = tail.rpartition(_USAGE)
     if not found:
         return None
-    depth = place = 0
-    for byte in rest:
+    depth, place, length = 0, 0, len(rest)
+    while place < length:
+        byte = rest[place]
         place += 1
         if byte == _OPENING:
             depth += 1

@@ -126,6 +126,9 @@ class StreamReader:
         """Take in one whole event; return it, changed or empty, as the client may see it."""
         if self._has_failed() or self.is_done:
             return b""
+        if self._is_ordinary(event):
+            self.chunks += 1
+            return event
         payload = _payload(event)
         if not payload:
             return event  # a comment: the engine's own keep-alive

@@ -325,7 +325,7 @@ class UpstreamConnection:
         if head is None or head.length != len(content):
             return False
         self._began = self._is_reusable = True
-        self._status, self._headers = int(head.first[9:12]), head.fields
+        self._status, self._headers = int(head.first), head.fields
         sink.answer_began(self._status, self._headers)
         if content and self._sink is not None:
             sink.answer_data(content)

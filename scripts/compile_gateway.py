@@ -97,7 +97,7 @@ def _compile(folder: Path) -> None:
     modules = [f"gateway/{name}.py" for name in forms.COMPILED]
     extensions = mypycify(
         [*_CHECKS, f"--cache-dir={folder / 'cache'}", *modules],
-        opt_level="1", debug_level="0", multi_file=True, group_name="hearth_gateway",
+        opt_level="2", debug_level="0", multi_file=True, group_name="hearth_gateway",
         target_dir=str(folder / "c"),
     )  # fmt: skip
     build = build_ext(Distribution({"name": "gateway", "ext_modules": extensions}))
