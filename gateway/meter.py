@@ -4,7 +4,6 @@ Plain integers on the hot path; `gateway.metrics` and `gateway.live` read them w
 by `gateway.exchange` and `gateway.relay`.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from gateway.shapes import Usage
@@ -21,17 +20,29 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Count one value."""
-        self.buckets[bisect_left(self.bounds, seconds)] += 1
+        self.buckets[_place(self.bounds, seconds)] += 1
         self.total += seconds
 
 
 def observe_in_both(one: Histogram, other: Histogram, seconds: float) -> None:
     """Count one value in two histograms of the same bounds."""
-    place = bisect_left(one.bounds, seconds)
+    place = _place(one.bounds, seconds)
     one.buckets[place] += 1
     one.total += seconds
     other.buckets[place] += 1
     other.total += seconds
+
+
+def _place(bounds: tuple[float, ...], seconds: float) -> int:
+    """Return the first place whose bound is not below `seconds` (bisect, compiled here)."""
+    low, high = 0, len(bounds)
+    while low < high:
+        middle = (low + high) >> 1
+        if bounds[middle] < seconds:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 # --- What engines count, whatever they call it ---------------------------------------------------

@@ -38,6 +38,7 @@ class StreamReader:
     __slots__ = (
         "_drop_running",
         "_drop_usage",
+        "_ending",
         "_kind",
         "_mark",
         "_rest",
@@ -54,6 +55,8 @@ class StreamReader:
         self._kind = api
         self._mark = _ORDINARY.get(api) if not drop_running else None
         self._start = _ORDINARY_START.get(api)
+        self._ending = b""
+        """How ordinary events of this stream end, from the mark on; empty until one was seen."""
         self._drop_usage = drop_usage
         self._drop_running = drop_running
         self._rest: list[bytes] = []
@@ -84,11 +87,18 @@ class StreamReader:
 
     def _ordinary_events(self, data: bytes) -> int:
         """Return how many events `data` is made of; 0 unless all are whole and ordinary."""
+        ending = self._ending
+        if ending and data.endswith(ending) and data.partition(b"\n")[2] == b"\n":
+            return 1  # one event, and it ends as the ordinary ones of this stream do
         first, end, others = data.partition(b"\n\n")
         if not end or b"\r" in data:
             return 0
         if not others:
-            return int(self._is_ordinary(first))
+            if not self._is_ordinary(first):
+                return 0
+            if self._mark is not None:
+                self._ending = data[data.find(self._mark) :]
+            return 1
         if not data.endswith(b"\n\n"):
             return 0
         events = data[:-2].split(b"\n\n")
