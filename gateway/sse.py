@@ -79,6 +79,11 @@ class StreamReader:
     def feed(self, data: bytes) -> bytes:
         """Take in a piece of the stream; return what the client may see of it."""
         if not self._rest:
+            ending = self._ending
+            if ending and data.endswith(ending) and data.partition(b"\n")[2] == b"\n":
+                # One event, and it ends as the ordinary ones of this stream do.
+                self.chunks += 1
+                return data
             ordinary = self._ordinary_events(data)
             if ordinary:
                 self.chunks += ordinary
@@ -87,9 +92,6 @@ class StreamReader:
 
     def _ordinary_events(self, data: bytes) -> int:
         """Return how many events `data` is made of; 0 unless all are whole and ordinary."""
-        ending = self._ending
-        if ending and data.endswith(ending) and data.partition(b"\n")[2] == b"\n":
-            return 1  # one event, and it ends as the ordinary ones of this stream do
         first, end, others = data.partition(b"\n\n")
         if not end or b"\r" in data:
             return 0
