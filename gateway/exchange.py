@@ -167,8 +167,7 @@ class Exchange:
     def connected(self, connection: UpstreamConnection) -> None:
         """Send the request."""
         self._connection = connection
-        order = self.order
-        body = order.body
+        order, body = self.order, self.order.body
         path = order.call.endpoint.path
         connection.send(connection.pool.head("POST", path, order.head_fields, len(body)), body)
 
@@ -390,17 +389,13 @@ class Exchange:
         self.core.closed(self)
         self.client.holder = None
         ending = Ending(outcome, status, error)
-        ending.replica = self._last_replica_id
-        ending.revision = self._last_revision
-        ending.failed_revisions = self._failed_revisions
-        ending.reached_engine = reached_engine
-        ending.bytes_out = self.client.bytes_out
-        ending.retries = self._retries
+        ending.replica, ending.revision = self._last_replica_id, self._last_revision
+        ending.retries, ending.failed_revisions = self._retries, self._failed_revisions
+        ending.reached_engine, ending.bytes_out = reached_engine, self.client.bytes_out
         usage, chunks = None, 0
         if relay is not None:
             usage, chunks = relay.usage, relay.chunks
-            if isinstance(relay, Streamed):
-                ending.first_at = relay.first_at
+            ending.first_at = relay.first_at if isinstance(relay, Streamed) else 0.0
         self._account.close(ending, usage, chunks, now)
         self.core.pump(self.deployment)
         self.core.on_change()

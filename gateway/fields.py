@@ -1,4 +1,4 @@
-"""Reads HTTP heads of the plain shape that nearly all have, whole and strictly. Pure.
+"""Reads HTTP of the plain shape that nearly all has, whole and strictly: heads and chunks. Pure.
 
 A request or an answer of this shape never meets llhttp, which calls Python for every header.
 Anything else, be it legal, doubtful or broken, is left to llhttp: what is read here is a part of
@@ -20,6 +20,9 @@ _MOST_FIELDS: Final = 64
 _MOST_LENGTH_DIGITS: Final = 9
 _MOST_KNOWN: Final = 4096
 _LONGEST_KNOWN_BYTES: Final = 256
+
+_MOST_SIZE_DIGITS: Final = 7
+"""Of a chunk that passes by the parser."""
 
 _known: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 """Name and value of header lines seen before: a client sends nearly the same ones each time."""
@@ -141,3 +144,22 @@ def _length(fields: dict[bytes, bytes]) -> int:
     if not text.isdigit() or len(text) > _MOST_LENGTH_DIGITS:
         return -1
     return int(text)
+
+
+def only_chunk(data: bytes) -> bytes:
+    """Return the content of `data` if it is exactly one chunk of a chunked body, else nothing."""
+    size, place, length = 0, 0, len(data)
+    while place < length and place < _MOST_SIZE_DIGITS:
+        digit = data[place]
+        if 48 <= digit <= 57:
+            size = size * 16 + digit - 48
+        elif 97 <= digit <= 102:
+            size = size * 16 + digit - 87
+        else:
+            break
+        place += 1
+    if size == 0 or data[0] == 48 or place + size + 4 != length:
+        return b""
+    if data[place : place + 2] != b"\r\n" or not data.endswith(b"\r\n"):
+        return b""
+    return data[place + 2 : -2]

@@ -79,6 +79,7 @@ class Deployment:
         self.queue.size = route.queue.size
         self.limit = route.max_in_flight_per_replica
         """Requests that one replica may hold."""
+        self.context_tokens = route.context_tokens
         self.policy = route.policy
         self.alpha = ALPHAS.get(route.profile, ALPHAS["balanced"])
         self.shares = route.shares

@@ -110,7 +110,7 @@ def _order(
     core: Core, request: Request, call: Call, key: KeyRoute, deployment: Deployment
 ) -> Order:
     prompt_tokens = max(1, int(call.prompt_bytes / deployment.bytes_per_token))
-    context_tokens = deployment.route.context_tokens
+    context_tokens = deployment.context_tokens
     if context_tokens is not None:
         prompt_tokens = min(prompt_tokens, context_tokens)
     now = time.monotonic()

@@ -26,7 +26,7 @@ TAIL_BYTES = 4096
 """How much of such an answer's end is kept: usage stands last."""
 
 _USAGE: Final = b'"usage":'
-_ABORT: Final = b'"abort'
+_ABORT: Final = b'abort"'
 _OPENING: Final = 123
 _CLOSING: Final = 125
 _monotonic: Final[Callable[[], float]] = time.monotonic

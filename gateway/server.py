@@ -44,6 +44,8 @@ class ClientConnection:
         "_head_bytes",
         "_is_chunked",
         "_missing_bytes",
+        "_most_body_bytes",
+        "_most_head_bytes",
         "_pipelined",
         "_reader",
         "_since",
@@ -59,6 +61,8 @@ class ClientConnection:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._most_head_bytes = app.limits.head_bytes
+        self._most_body_bytes = app.limits.body_bytes
         self._transport: asyncio.Transport
         self._state = _IDLE
         self._since = 0.0
@@ -115,11 +119,10 @@ class ClientConnection:
     def _is_plain(self, data: bytes) -> bool:
         """Take `data` if it begins with a plain head and holds no more than that request."""
         text, end, content = data.partition(b"\r\n\r\n")
-        limits = self._app.limits
-        if not end or len(text) > limits.head_bytes:
+        if not end or len(text) > self._most_head_bytes:
             return False
         head = request_head(text)
-        if head is None or head.length > limits.body_bytes:
+        if head is None or head.length > self._most_body_bytes:
             return False
         missing = head.length - len(content)
         if missing < 0:
@@ -176,7 +179,7 @@ class ClientConnection:
             self._version, self._close_after = reader.version, reader.closes
             self._pipelined = reader.has_more
             self._take(request)
-        elif self._state == _HEAD and self._head_bytes > self._app.limits.head_bytes:
+        elif self._state == _HEAD and self._head_bytes > self._most_head_bytes:
             self._fail(invalid("The request line and headers are too long.", status=431))
 
     def eof_received(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, Protocol, cast
 import httptools
 
 from gateway.address import Address
-from gateway.fields import answer_head
+from gateway.fields import answer_head, only_chunk
 
 IDLE_SECONDS: Final = 4.0
 """uvicorn, in front of vLLM, closes idle connections after 5 s; ours go first."""
@@ -25,9 +25,6 @@ MOST_IDLE = 128
 
 _MOST_HEADS = 32
 """Paths whose head is kept: endpoints are few, the control plane's paths are not asked by it."""
-
-_MOST_SIZE_DIGITS: Final = 7
-"""Of a chunk that passes by the parser."""
 
 
 _monotonic: Final[Callable[[], float]] = time.monotonic
@@ -195,23 +192,10 @@ class UpstreamConnection:
     """
 
     __slots__ = (
-        "_at_chunk",
-        "_began",
-        "_body",
-        "_ended",
-        "_headers",
-        "_is_parsing",
-        "_is_paused",
-        "_is_reusable",
-        "_parser",
-        "_sink",
-        "_status",
-        "_transport",
-        "_uses",
-        "idle_since",
-        "packet",
-        "pool",
-    )
+        "_at_chunk", "_began", "_body", "_ended", "_headers", "_is_parsing", "_is_paused",
+        "_is_reusable", "_parser", "_sink", "_status", "_transport", "_uses", "idle_since",
+        "packet", "pool",
+    )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -410,22 +394,3 @@ class UpstreamConnection:
         if sink is not None:
             stale = self._uses > 1 and not self._began
             sink.answer_lost(UpstreamError(reason, was_sent=True, was_reused=stale))
-
-
-def only_chunk(data: bytes) -> bytes:
-    """Return the content of `data` if it is exactly one chunk of a chunked body, else nothing."""
-    size, place, length = 0, 0, len(data)
-    while place < length and place < _MOST_SIZE_DIGITS:
-        digit = data[place]
-        if 48 <= digit <= 57:
-            size = size * 16 + digit - 48
-        elif 97 <= digit <= 102:
-            size = size * 16 + digit - 87
-        else:
-            break
-        place += 1
-    if size == 0 or data[0] == 48 or place + size + 4 != length:
-        return b""
-    if data[place : place + 2] != b"\r\n" or not data.endswith(b"\r\n"):
-        return b""
-    return data[place + 2 : -2]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.address import parse_url
-from gateway.upstream import Pool, UpstreamConnection, UpstreamError, only_chunk
+from gateway.fields import only_chunk
+from gateway.upstream import Pool, UpstreamConnection, UpstreamError
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
