@@ -167,9 +167,9 @@ class Exchange:
     def connected(self, connection: UpstreamConnection) -> None:
         """Send the request."""
         self._connection = connection
-        order, body = self.order, self.order.body
-        path = order.call.endpoint.path
-        connection.send(connection.pool.head("POST", path, order.head_fields, len(body)), body)
+        body, path = self.order.body, self.order.call.endpoint.path
+        head = connection.pool.head("POST", path, self.order.head_fields, len(body))
+        connection.send(head, body)
 
     def answer_began(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Judge the head; most of what is wrong is worth another replica."""
@@ -392,10 +392,9 @@ class Exchange:
         ending.replica, ending.revision = self._last_replica_id, self._last_revision
         ending.retries, ending.failed_revisions = self._retries, self._failed_revisions
         ending.reached_engine, ending.bytes_out = reached_engine, self.client.bytes_out
-        usage, chunks = None, 0
-        if relay is not None:
-            usage, chunks = relay.usage, relay.chunks
-            ending.first_at = relay.first_at if isinstance(relay, Streamed) else 0.0
+        if isinstance(relay, Streamed):
+            ending.first_at = relay.first_at
+        usage, chunks = (relay.usage, relay.chunks) if relay is not None else (None, 0)
         self._account.close(ending, usage, chunks, now)
         self.core.pump(self.deployment)
         self.core.on_change()

@@ -18,6 +18,7 @@ _NOT_PLAIN: Final = (
 
 _MOST_FIELDS: Final = 64
 _MOST_LENGTH_DIGITS: Final = 9
+_SHORTEST_REQUEST_LINE: Final = 15
 _MOST_KNOWN: Final = 4096
 _LONGEST_KNOWN_BYTES: Final = 256
 
@@ -78,6 +79,8 @@ def answer_head(head: bytes) -> Head | None:
 
 def _target(line: bytes) -> bytes:
     """Return the target of a request line; empty if the line is not plain."""
+    if len(line) < _SHORTEST_REQUEST_LINE:
+        return b""  # mypyc's slice of bytes fails where its end comes before its start
     target = line[5:-9]
     if line[:6] != b"POST /" or line[-9:] != b" HTTP/1.1" or target.translate(None, _TARGET):
         return b""
