@@ -102,7 +102,7 @@ class Plain:
         return ""
 
     def _read(self, content: bytes) -> str:
-        if _ABORT not in content:
+        if len(content) > TAIL_BYTES and _ABORT not in content:
             self.usage = usage_at_end(content)
             if self.usage is not None:
                 return ""
