@@ -50,7 +50,7 @@ def _measure(folder: Path) -> None:
         return Newest({"g": Seen(now.timestamp(), decode(Live, body))}, {})
 
     controller = loop.Controller()
-    quiet = mock.Mock()
+    quiet = mock.MagicMock()
     with (
         mock.patch.object(scaler.live, "newest", newest),
         mock.patch.object(scaler.live, "wakes", return_value=frozenset()),

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 
+from agents import engine_flags
 from agents.engines.base import Place, StageMark
 from agents.engines.vllm import VllmEngine
 from agents.runtimes.base import LABEL_GENERATION, LABEL_HOST, LABEL_REPLICA
@@ -400,3 +401,10 @@ class TestSeat:
 
         with pytest.raises(ValueError, match=words):
             self.argv(Seat(**plain | seat), **spec)
+
+    def test_gives_flags_that_this_engine_has(self):
+        argv = self.argv(Seat(size=3, rank=1, master_address="10.0.0.1", master_port=29501))
+
+        given = {word for word in argv[argv.index("--nnodes") :] if word.startswith("--")}
+        assert given & {"--nnodes", "--headless"} == {"--nnodes", "--headless"}
+        assert given <= engine_flags.flags_of().keys()
