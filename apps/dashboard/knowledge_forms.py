@@ -106,6 +106,9 @@ class ProfileForm(RefusableForm):
     feedback_words = forms.IntegerField(
         min_value=0, max_value=50, widget=forms.NumberInput(attrs=_NUMBER)
     )
+    feedback_vectors = forms.IntegerField(
+        min_value=0, max_value=20, widget=forms.NumberInput(attrs=_NUMBER)
+    )
     mmr = forms.FloatField(
         required=False,
         min_value=0,

@@ -1,4 +1,4 @@
-"""Words that the best passages share, added to the question; pure.
+"""What the best passages have, added to the question: their words, their vectors; pure.
 
 Pseudo-relevance feedback in the manner of RM3 (Abdul-Jaleel et al. 2004): a word counts by how
 often the first passages use it, the better ones more, and by how few of the candidates do. The
@@ -6,12 +6,15 @@ question's own words are repeated, so that what is added never outweighs what wa
 """
 
 import math
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 FIRST = 5
 """Passages that are taken for relevant."""
 _REPEATS = 3
+_MEAN_WEIGHT = 0.5
+"""Of the passages' mean beside the question; 0.3 and 0.5 measure alike on Cranfield's odd half."""
 
 
 def expanded(question: Sequence[str], passages: Sequence[Sequence[str]], count: int) -> list[str]:
@@ -34,3 +37,16 @@ def expanded(question: Sequence[str], passages: Sequence[Sequence[str]], count: 
             weights[stem] += times / len(passage) / rank * rare
     best = sorted(weights, key=lambda stem: (-weights[stem], stem))[:count]
     return [*(list(question) * _REPEATS), *best]
+
+
+def moved(question: Sequence[float], passages: Sequence[Sequence[float]]) -> array[float]:
+    """Return `question` moved towards the mean of `passages`, as long as 1 (Rocchio 1971).
+
+    All are (dim,) and as long as 1; without passages the question stays where it is.
+    """
+    share = _MEAN_WEIGHT / max(1, len(passages))
+    added = [
+        value + share * sum(column) for value, *column in zip(question, *passages, strict=True)
+    ]
+    length = math.hypot(*added) or 1.0
+    return array("f", [value / length for value in added])

@@ -20,7 +20,7 @@ from apps.lib import clock
 from apps.rag import actions, chunking, cleaning, embedding, files, queries, vectors, words
 from apps.rag.chunking import Piece
 from apps.rag.embedding import WrongDimension
-from apps.rag.models import Build, Chunk, Document, Indexing
+from apps.rag.models import Build, Chunk, Document, Indexing, KnowledgeBase
 from apps.rag.parsing.reader import Unreadable, reader
 from apps.rag.served import ANSWER_SECONDS, ServedAway, ServedRefused
 from apps.rag.states import BuildState, DocumentState
@@ -36,6 +36,12 @@ COUNT_BATCH = 64
 MOST_ATTEMPTS = 5
 """Of a document whose worker died each time."""
 MOST_CHUNKS = 100_000
+
+
+TELL_SECONDS = 0.5
+"""Open pages hear of a knowledge base no more often: telling costs more than a small document."""
+_told_at: dict[int, float] = {}
+_untold: dict[int, KnowledgeBase] = {}
 
 
 class Failed(Exception):
@@ -88,6 +94,24 @@ def work_on(document: Document, *, seconds: float) -> None:
         _fail(document, "vectors_refused", str(error))
     except FileNotFoundError:
         _fail(document, "file_lost", "its file is gone from the store; upload it again.")
+
+
+def tell_rest() -> None:
+    """Tell the open pages what they have not heard yet; call it after the last document."""
+    while _untold:
+        _, base = _untold.popitem()
+        actions.changed(base)
+
+
+def _tell(base: KnowledgeBase) -> None:
+    """Tell the open pages of `base` that something is another now, or have `tell_rest` do it."""
+    now = time.monotonic()
+    if now - _told_at.get(base.pk, float("-inf")) < TELL_SECONDS:
+        _untold[base.pk] = base
+        return
+    _told_at[base.pk] = now
+    _untold.pop(base.pk, None)
+    actions.changed(base)
 
 
 def _go_on(work: Work) -> None:
@@ -169,7 +193,7 @@ def _cut(document: Document, indexing: Indexing) -> None:
         Indexing.objects.filter(pk=indexing.pk).update(
             chunks_total=len(counted), chunks_done=0, tokens=0
         )
-    actions.changed(document.knowledge_base)
+    _tell(document.knowledge_base)
 
 
 def _counted(build: Build, pieces: Sequence[Piece]) -> list[tuple[Piece, int, bool]]:
@@ -249,7 +273,7 @@ def _store(document: Document, indexing: Indexing, batch: Sequence[Chunk]) -> No
         Document.objects.filter(pk=document.pk).update(
             lease_until=clock.now() + LEASE, attempts=1, reason=""
         )
-        actions.changed(document.knowledge_base)
+        _tell(document.knowledge_base)
 
 
 def _embedded_text(document: Document, chunk: Chunk) -> str:
@@ -316,7 +340,7 @@ def _finish(document: Document) -> None:
         Document.objects.filter(pk=document.replaces_id, deleted_at__isnull=True).update(
             deleted_at=now
         )
-    actions.changed(document.knowledge_base)
+    _tell(document.knowledge_base)
 
 
 @transaction.atomic
@@ -325,7 +349,7 @@ def _move(document: Document, to: DocumentState) -> None:
         return
     document.state = to
     Document.objects.filter(pk=document.pk).update(state=to, changed_at=clock.now())
-    actions.changed(document.knowledge_base)
+    _tell(document.knowledge_base)
 
 
 def _release(document: Document) -> None:
@@ -337,7 +361,7 @@ def _put_off(document: Document, reason: str) -> None:
     Document.objects.filter(pk=document.pk).update(
         lease_until=clock.now() + PUT_OFF, attempts=0, reason=f"Waiting: {reason}"[:500]
     )
-    actions.changed(document.knowledge_base)
+    _tell(document.knowledge_base)
 
 
 @transaction.atomic
@@ -351,7 +375,7 @@ def _fail(document: Document, code: str, reason: str) -> None:
             retired_at=clock.now(),
         )
         _release(document)
-        actions.changed(document.knowledge_base)
+        _tell(document.knowledge_base)
         return
     Document.objects.filter(pk=document.pk).update(
         state=DocumentState.FAILED,
@@ -360,4 +384,4 @@ def _fail(document: Document, code: str, reason: str) -> None:
         lease_until=None,
         changed_at=clock.now(),
     )
-    actions.changed(document.knowledge_base)
+    _tell(document.knowledge_base)

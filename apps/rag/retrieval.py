@@ -138,7 +138,8 @@ def _search_legs(trace: Trace, where: str) -> _Legs:
         stems = _question_words(trace.asked.query)
         waiting = _threads().submit(_lexical, trace, store, stems, where)
     legs = _Legs()
-    if wants_dense and (vector := _question_vector(trace)) is not None:
+    vector = _question_vector(trace) if wants_dense else None
+    if vector is not None:
         with trace.stage("dense"):
             found = _or_nothing(
                 lambda: store.dense(build.collection, vector, settings.candidates, where)
@@ -146,16 +147,36 @@ def _search_legs(trace: Trace, where: str) -> _Legs:
         legs.dense = fusion.places([(hit.id, hit.score) for hit in found])
     if waiting is not None:
         legs.lexical = fusion.places([(hit.id, hit.score) for hit in waiting.result()])
-        if settings.feedback_words and legs.lexical:
-            with trace.stage("feedback"):
-                legs.lexical = _fed_back(trace, legs, where)
+    if settings.feedback_words or settings.feedback_vectors:
+        with trace.stage("feedback"):
+            _feed_back(trace, legs, vector, where)
     return legs
 
 
-def _fed_back(trace: Trace, legs: _Legs, where: str) -> dict[int, Place]:
+def _feed_back(trace: Trace, legs: _Legs, vector: array[float] | None, where: str) -> None:
+    """Ask each leg again, with what the best passages of both have."""
+    settings = trace.asked.settings
+    order = [one.id for one in _fused(settings, legs)[:FEEDBACK_AMONG]]
+    if settings.feedback_vectors and vector is not None and order:
+        legs.dense = _fed_vectors(trace, order[: settings.feedback_vectors], vector, where)
+    if settings.feedback_words and legs.lexical:
+        legs.lexical = _fed_words(trace, order, where)
+
+
+def _fed_vectors(
+    trace: Trace, first: list[int], vector: array[float], where: str
+) -> dict[int, Place]:
+    """Return the vectors' leg again, for the question moved towards its best passages."""
+    store, collection = vectors.store(), trace.build.collection
+    known = store.vectors(collection, first)
+    nearer = feedback.moved(vector, [known[chunk] for chunk in first if chunk in known])
+    found = store.dense(collection, nearer, trace.asked.settings.candidates, where)
+    return fusion.places([(hit.id, hit.score) for hit in found])
+
+
+def _fed_words(trace: Trace, order: list[int], where: str) -> dict[int, Place]:
     """Return the words' leg again, for the question with words of its best passages."""
     settings, build = trace.asked.settings, trace.build
-    order = [one.id for one in _fused(settings, legs)[:FEEDBACK_AMONG]]
     rows = queries.chunks(trace.asked.base, build, order)
     passages = [words.stems(rows[chunk].text) for chunk in order if chunk in rows]
     question = words.stems(trace.asked.query)[:100]

@@ -157,6 +157,12 @@ class SettingsSerializer(StrictSerializer):
         default=DEFAULTS.feedback_words,
         help_text="Words added to the question from its best passages.",
     )
+    feedback_vectors = serializers.IntegerField(
+        min_value=0,
+        max_value=20,
+        default=DEFAULTS.feedback_vectors,
+        help_text="Best passages whose mean vector is added to the question's.",
+    )
     mmr = serializers.FloatField(
         min_value=0,
         max_value=1,

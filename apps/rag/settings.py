@@ -21,6 +21,8 @@ class Retrieval(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the vectors in the fused score; the words have the rest."""
     feedback_words: Annotated[int, Meta(ge=0, le=50)] = 0
     """Words added to the question from its best passages (pseudo-relevance feedback)."""
+    feedback_vectors: Annotated[int, Meta(ge=0, le=20)] = 0
+    """Best passages whose mean vector is added to the question's (Rocchio)."""
     mmr: Ratio | None = None
     """Balance of maximal marginal relevance: 1 relevance only; None: off."""
     rerank_deployment: str = ""

@@ -21,12 +21,15 @@ def ingest_documents(**_kwargs: object) -> None:
     """Work on waiting documents for a slice, then hand on if any are left."""
     ingest, upkeep = import_module("apps.rag.ingest"), import_module("apps.rag.upkeep")
     end = time.monotonic() + SLICE_SECONDS
-    while (left := end - time.monotonic()) > 0:
-        document = ingest.take_next(clock.now())
-        if document is None:
-            upkeep.finish_builds(clock.now())
-            return
-        ingest.work_on(document, seconds=left)
+    try:
+        while (left := end - time.monotonic()) > 0:
+            document = ingest.take_next(clock.now())
+            if document is None:
+                upkeep.finish_builds(clock.now())
+                return
+            ingest.work_on(document, seconds=left)
+    finally:
+        ingest.tell_rest()
     if queries.waiting(clock.now()).exists():
         ingest_documents.delay()
 

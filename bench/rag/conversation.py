@@ -67,7 +67,7 @@ def _ours(instance: Hearth) -> tuple[list[tuple[int, int]], list[list[str]]]:
     conversation, counts, passages = None, [], []
     for question in TURNS:
         order = {**body, "question": question, "conversation": conversation}
-        response = instance.api("POST", f"{BASE}ask/", json=order)
+        response = instance.api("POST", f"{BASE}ask/", json=order, timeout=120)
         assert response.status_code == 200, response.text
         answer: dict[str, Any] = response.json()
         conversation = answer["conversation"]

@@ -27,6 +27,8 @@ TRIALS: dict[str, dict[str, Any]] = {
     "rrf-20": {"rrf_k": 20},
     "feedback-rrf": {"feedback_words": 10},
     "feedback-minmax": {"fusion": "min-max", "dense_weight": 0.6, "feedback_words": 10},
+    "both-rrf": {"feedback_words": 10, "feedback_vectors": 3},
+    "both-minmax": {"fusion": "min-max", "feedback_words": 20, "feedback_vectors": 3},
 }
 
 

@@ -136,6 +136,18 @@ class TestSearch:
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "query")
 
 
+def test_a_question_is_asked_again_with_what_its_best_passages_have(api, user, gateway):
+    shelf.embedder()
+    shelf.ingested(shelf.upload(shelf.base(user, embedding_deployment="minilm"), user))
+    settings = {"feedback_words": 5, "feedback_vectors": 2}
+
+    found = search(api, query="days of holiday", settings=settings)
+
+    assert "thirty days" in found["hits"][0]["text"]
+    assert found["hits"][0]["dense"]["rank"] == 1
+    assert found["timings"]["feedback_seconds"] > 0
+
+
 class TestRerank:
     SETTINGS = {"mode": "lexical", "rerank_deployment": "judge", "rerank_candidates": 2}
 

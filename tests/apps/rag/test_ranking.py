@@ -112,6 +112,12 @@ class TestWords:
         assert words.stems("飛行機の模型") != []
         assert words.stems("qwrtz xkcd") == ["qwrtz", "xkcd"]
 
+    def test_of_a_question_move_towards_good_passages(self):
+        there = feedback.moved([1.0, 0.0], [[0.0, 1.0], [0.0, 1.0]])
+
+        assert list(there) == pytest.approx([0.894427, 0.447214], abs=1e-5)
+        assert list(feedback.moved([0.6, 0.8], [])) == pytest.approx([0.6, 0.8])
+
     def test_that_good_passages_share_are_added_to_a_question(self):
         passages = [["flow", "boundary", "layer"], ["boundary", "layer", "heat"], ["zinc"]]
 
