@@ -1,6 +1,7 @@
 """`make bench-gateway`: measure the gateway, each figure beside its target and its peers.
 
-    python -m bench.gateway [--only cpu|latency|memory|decision|replay]… [--trace FILE] [--json]
+    python -m bench.gateway [--only cpu|latency|memory|decision|replay]… [--peer NAME]…
+                            [--trace FILE] [--charts FOLDER] [--json]
 
 Peers are measured where an environment of theirs is (see `bench.gateway.programs`). The replay
 needs the Mooncake conversation trace; without it the benchmark says so. The exit code is 1 when a
@@ -24,10 +25,11 @@ _PARTS = ("decision", "cpu", "latency", "memory", "replay")
 def main() -> int:
     """Measure what was asked for; return the exit code."""
     options = _options()
+    peers = [peer for peer in traffic.PEERS if not options.peer or peer[0] in options.peer]
     parts: dict[str, Callable[[Path], Result]] = {
         "decision": lambda _folder: decision.measure(),
-        "cpu": traffic.cpu,
-        "latency": traffic.latency,
+        "cpu": lambda folder: traffic.cpu(folder, peers),
+        "latency": lambda folder: traffic.latency(folder, peers),
         "memory": traffic.memory,
         "replay": lambda _folder: replay.measure(options.trace),
     }
@@ -61,6 +63,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", action="append", choices=_PARTS, help="measure this part alone; may be repeated"
     )
+    parser.add_argument(
+        "--peer", action="append", choices=sorted({name for name, _ in traffic.PEERS}),
+        help="measure beside this peer alone; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--trace", type=Path, default=TRACE, help="the Mooncake trace")
     parser.add_argument("--charts", type=Path, metavar="FOLDER", help="draw charts there")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -43,11 +43,8 @@ def _cpu(part: dict, folder: Path) -> None:
     ):
         values = {row[0]: float(row[2]) for row in rows if row[1] == kind}
         base = values.get("vllm-router round_robin")
-        shown = {name: value for name, value in values.items() if name != "litellm"}
-        _bars(axis, shown, share * base if base else None)
-        far = values.get("litellm")
-        note = f"\n(litellm, not drawn: {far:,.0f} µs)" if far else ""
-        axis.set_title(title + note, loc="left")
+        _bars(axis, values, share * base if base else None)
+        axis.set_title(title, loc="left")
         axis.set_xlabel("µs of CPU")
     _save(figure, folder, "cpu")
 

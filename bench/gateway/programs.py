@@ -28,9 +28,6 @@ _START_SECONDS = 60.0
 _COMMANDS = {"vllm-router": ("vllm-router",), "sglang-router": ("sglang-router", "launch")}
 
 
-_READY = {"litellm": "/health/liveliness"}
-
-
 class StartFailedError(Exception):
     """A program did not come up."""
 
@@ -106,7 +103,7 @@ def peer(name: str, policy: str, ports: list[int]) -> Iterator[Program | None]:
         yield None
         return
     try:
-        program = _start(f"{name} {policy}".strip(), command, port, _READY.get(name, "/health"))
+        program = _start(f"{name} {policy}".strip(), command, port, "/health")
     except StartFailedError as error:
         print(f"  {error}: peer not measured")
         yield None
@@ -122,27 +119,10 @@ def _command(name: str, policy: str, port: int, urls: list[str]) -> list[str]:
     if name == "aiohttp":
         script = Path(__file__).with_name("aiohttp_proxy.py")
         return [str(folder / "python"), str(script), str(port), *urls]
-    if name == "litellm":
-        config = Path(tempfile.gettempdir()) / f"hearth-bench-litellm-{os.getpid()}.yaml"
-        config.write_text(_litellm(urls))
-        return [str(folder / "litellm"), "--config", str(config), "--host", "127.0.0.1",
-                "--port", str(port), "--telemetry", "False"]  # fmt: skip
     script, *words = _COMMANDS[name]
     command = [str(folder / script), *words, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--policy", policy, "--prometheus-port", str(_free_port())]
     return [*command, "--worker-urls", *urls]
-
-
-def _litellm(urls: list[str]) -> str:
-    """Return its configuration (JSON is YAML): each engine a deployment of one model."""
-    models = [
-        {
-            "model_name": "m",
-            "litellm_params": {"model": "openai/m", "api_base": f"{url}/v1", "api_key": "none"},
-        }
-        for url in urls
-    ]
-    return json.dumps({"model_list": models})
 
 
 def secret(number: int) -> str:

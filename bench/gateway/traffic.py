@@ -10,7 +10,7 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -33,19 +33,20 @@ PEERS = (
     ("vllm-router", "cache_aware"),
     ("sglang-router", "cache_aware"),
     ("aiohttp", ""),
-    ("litellm", ""),
 )
-_FEWER = {"litellm": 20}
-"""Programs so slow that they get this many times fewer requests."""
 BASE = "vllm-router round_robin"
 _MOST_WAIT_SECONDS = 10.0
 
 
-def cpu(folder: Path) -> Result:
+type Peers = Sequence[tuple[str, str]]
+"""Program and policy of each."""
+
+
+def cpu(folder: Path, peers: Peers = PEERS) -> Result:
     """CPU per plain and per streamed request, beside the peers'."""
     result = Result(part="cpu", question="what does a request cost the gateway?")
-    plain = _compare(folder, result, stream=False)
-    streamed = _compare(folder, result, stream=True)
+    plain = _compare(folder, result, peers, stream=False)
+    streamed = _compare(folder, result, peers, stream=True)
     _add(result, f"CPU per request, {PROMPT_BYTES // 1024} kB prompt", plain, 0.75)
     _add(result, f"CPU per streamed request of {STREAM_CHUNKS} chunks", streamed, 0.80)
     result.table.insert(0, ("program", "kind", "us per request", "rounds"))
@@ -61,12 +62,12 @@ def _add(result: Result, name: str, found: dict[str, float], share: float) -> No
         print(f"  {BASE}: peer not measured (no environment at {programs.PEERS})")
 
 
-def _compare(folder: Path, result: Result, *, stream: bool) -> dict[str, float]:
+def _compare(folder: Path, result: Result, peers: Peers, *, stream: bool) -> dict[str, float]:
     """Measure each program `ROUNDS` times in turn; return its median microseconds a request."""
     found: dict[str, list[float]] = {}
     with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports:
         for _ in range(ROUNDS):
-            for start in _subjects(folder, ports):
+            for start in _subjects(folder, ports, peers):
                 with start as program:
                     if program is not None:
                         found.setdefault(program.name, []).append(_cost(program, stream=stream))
@@ -77,15 +78,17 @@ def _compare(folder: Path, result: Result, *, stream: bool) -> dict[str, float]:
     return {name: statistics.median(costs) for name, costs in found.items()}
 
 
-def _subjects(folder: Path, ports: list[int]) -> Iterator[AbstractContextManager[Program | None]]:
+def _subjects(
+    folder: Path, ports: list[int], peers: Peers
+) -> Iterator[AbstractContextManager[Program | None]]:
     yield programs.gateway(folder, ports)
     yield programs.gateway(folder, ports, form="interpreted")
-    for name, policy in PEERS:
+    for name, policy in peers:
         yield programs.peer(name, policy, ports)
 
 
 def _cost(program: Program, *, stream: bool) -> float:
-    count = (STREAM_REQUESTS if stream else PLAIN_REQUESTS) // _FEWER.get(program.name, 1)
+    count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
     load = Load(program.port, requests(stream=stream))
     asyncio.run(load.closed_loop(count // 5, CONNECTIONS))
     before = program.cpu_seconds()
@@ -108,13 +111,13 @@ def _check(program: Program, tally: Tally, sent: int) -> None:
         time.sleep(0.05)
 
 
-def latency(folder: Path) -> Result:
+def latency(folder: Path, peers: Peers = PEERS) -> Result:
     """What the way through the gateway adds to the time to the first byte."""
     result = Result(part="latency", question=f"what is added at {PER_SECOND:.0f} requests/s?")
     found: dict[str, tuple[float, float]] = {}
     with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports:
         direct = _steady(ports[0])
-        for start in _subjects(folder, ports):
+        for start in _subjects(folder, ports, peers):
             with start as program:
                 if program is None:
                     continue
