@@ -36,7 +36,7 @@ class Detours:
         self.routes = {n: route for n, route in table.detours.items() if n not in table.models}
         wanted = {route.url for route in self.routes.values()}
         for url in self._pools.keys() - wanted:
-            self._pools.pop(url).close_idle()
+            self._pools.pop(url).retire()
 
     def is_there(self, name: str, key: KeyRoute) -> bool:
         """Return whether the name exists for keys of this tenant."""

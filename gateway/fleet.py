@@ -191,7 +191,7 @@ class Fleet:
     def _remove(self, deployment: Deployment, replica: Replica) -> None:
         replica.is_gone = True
         deployment.prefixes.forget(replica.id)
-        replica.pool.close_idle()
+        replica.pool.retire()
 
 
 def _capacity_blocks(deployment: Deployment, route: ReplicaRoute) -> int:

@@ -73,6 +73,7 @@ class Pool:
         self._heads: dict[str, bytes] = {}
         self._connect_seconds = connect_seconds
         self._idle: list[UpstreamConnection] = []
+        self._is_retired = False
         self._connecting: set[asyncio.Task[None]] = set()
         self._tls = ssl.create_default_context() if address.tls else None
 
@@ -128,7 +129,7 @@ class Pool:
 
     def give_back(self, connection: "UpstreamConnection") -> None:
         """Take a connection whose answer ended cleanly."""
-        if len(self._idle) < MOST_IDLE:
+        if len(self._idle) < MOST_IDLE and not self._is_retired:
             connection.idle_since = _monotonic()
             self._idle.append(connection)
         else:
@@ -145,16 +146,16 @@ class Pool:
                 connection.close()
         self._idle = kept
 
+    def retire(self) -> None:
+        """Close all connections as they become idle: the address is not asked any more."""
+        self._is_retired = True
+        self.close_idle()
+
     def close_idle(self) -> None:
         """Close all idle connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
-
-    @property
-    def idle_count(self) -> int:
-        """Idle connections held."""
-        return len(self._idle)
 
     async def _connect(self, sink: Sink) -> None:
         try:

@@ -111,3 +111,16 @@ class TestOnlyChunk:
 
     def test_finds_the_content_of_one(self):
         assert only_chunk(b"a\r\n01234\r\n789\r\n") == b"01234\r\n789"
+
+
+class TestPool:
+    def test_closes_what_comes_back_after_its_replica_is_gone(self):
+        pool = Pool(parse_url("http://127.0.0.1:1"), api_key="", connect_seconds=1.0)
+        connection, line = UpstreamConnection(pool), Line()
+        connection.connection_made(line)
+        connection.begin(Taker())
+        pool.retire()
+
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+        assert line.is_closed
