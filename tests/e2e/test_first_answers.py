@@ -1,11 +1,14 @@
-"""The real engine's first answers: a KV-cache type that lies does not get to serve. One agent, a
-real vLLM process; its control plane is the test."""
+"""The real engine's first answers: a quantized model that works may follow the live revision, a
+KV-cache type that lies may not serve. One agent, real vLLM; its control plane is the test."""
 
 import asyncio
+import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from agents.answers import AnswersBaseline
 from agents.engines.vllm import VllmEngine
 from agents.runtimes.process import ProcessRuntime
 from agents.wire import (
@@ -18,11 +21,13 @@ from agents.wire import (
     WeightsRef,
 )
 from tests.agents.host import AgentHost
-from tests.e2e.engine_host import SMOLLM2
+from tests.e2e.engine_host import REPOSITORY, SMOLLM2
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(400)]
 
 READY_SECONDS = 240.0
+LIVE = AnswersBaseline(revision=1, perplexity=8.7)
+"""What SmolLM2 shows unquantized."""
 
 
 @pytest.fixture
@@ -43,7 +48,18 @@ async def host(engine_environment, weights, tmp_path):
         await made.runtime.remove(await made.runtime.stop(instance, 3.0))
 
 
-async def outcome(host: AgentHost, weights: WeightsRef, **settings) -> ReplicaReport:
+@pytest.fixture(scope="module")
+def w8a8(engine_environment, smollm2, tmp_path_factory) -> Path:
+    """SmolLM2 with 8-bit weights and activations, as published checkpoints store them."""
+    out = tmp_path_factory.mktemp("quantized") / "w8a8"
+    maker = REPOSITORY / "bench" / "quantize.py"
+    subprocess.run([engine_environment.python, maker, smollm2, out, "w8a8"], check=True)
+    return out
+
+
+async def outcome(
+    host: AgentHost, weights: WeightsRef, baseline: AnswersBaseline | None = None, **settings
+) -> ReplicaReport:
     """Serve `weights` with `settings` and return the report that it ends with."""
     spec = EngineSpec(
         engine=EngineKind.VLLM,
@@ -55,8 +71,9 @@ async def outcome(host: AgentHost, weights: WeightsRef, **settings) -> ReplicaRe
         ),
     )  # fmt: skip
     order = ReplicaOrder(
-        replica_id="r1", deployment="d", generation=1, desired=DesiredPhase.RUNNING, spec=spec
-    )
+        replica_id="r1", deployment="d", generation=1, desired=DesiredPhase.RUNNING, spec=spec,
+        answers_baseline=baseline,
+    )  # fmt: skip
     await host.control_plane.order(order)
     await host.start()
     seen = host.control_plane.replicas
@@ -81,3 +98,13 @@ async def test_a_kv_cache_type_that_lies_is_caught_before_it_serves(host):
     assert (report.phase, report.code) == ("failed", "bad_answers")
     assert "the answers make no sense: perplexity" in report.reason
     assert report.answers.perplexity > 1000
+
+
+async def test_weights_stored_in_8_bits_may_follow_the_revision_without(host, w8a8):
+    ref = WeightsRef(key="w8a8", source=f"path:{w8a8}")
+    host.folder = w8a8.parent  # the folder from which this host serves weights
+
+    report = await outcome(host, ref, baseline=LIVE)
+
+    assert report.phase == "ready", report.reason
+    assert "Saturday" in report.answers.words

@@ -5,7 +5,7 @@ import time
 import httpx
 import pytest
 
-from tests.e2e.chats import LONG_PROMPT, QUESTION, stream
+from tests.e2e.chats import LONG_PROMPT, QUESTION, Traffic, stream
 from tests.running import Hearth, wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -135,3 +135,32 @@ class TestStory:
             60,
             "the embedder to be gone",
         )
+
+
+class TestRollout:
+    """With the real engine: change the context, watch the rolling update, roll back."""
+
+    def test_an_update_and_its_rollback_fail_and_cut_nothing(self, served, client, deployment):
+        name = deployment["name"]
+        with Traffic(client, name) as traffic:
+            wait_until(lambda: traffic.completed > 0, 60, "traffic")
+            body = {"engine": {"max_model_len": 1024}}
+            changed = served.api("PATCH", f"deployments/{name}/", json=body).json()
+            assert changed["rolling"]["candidate"] == 2
+            self.watch(served, name, revision=2)
+            (now,) = served.api("GET", f"deployments/{name}/replicas/").json()["results"]
+            assert now["revision"] == 2
+            served.api("POST", f"deployments/{name}/rollback/", json={})
+            self.watch(served, name, revision=3)
+            done = traffic.completed
+            wait_until(lambda: traffic.completed > done, 60, "traffic on the old settings")
+
+        assert traffic.faults == []
+
+    def watch(self, served: Hearth, name: str, revision: int) -> None:
+        def is_there() -> bool:
+            found = served.deployment(name)
+            assert found["ready_replicas"] >= 1
+            return found["revision"] == revision and found["phase"] == "ready"
+
+        wait_until(is_there, READY_SECONDS, f"revision {revision}")
