@@ -28,14 +28,29 @@ def flat_spec(variant: str, stored: Mapping[str, Any] | EngineSpec) -> dict[str,
 
     `stored` is an `EngineSpec` or its JSON, which may leave defaults out.
     """
-    is_spec = isinstance(stored, EngineSpec)
-    spec = stored if is_spec else msgspec.convert(stored, EngineSpec)
-    parts: dict[str, Any] = msgspec.to_builtins(spec)
-    found = {"variant": variant, **{name: parts.get(name) for name in _COMPARED}}
-    found["weights"] = parts["weights"]["source"]
+    spec = stored if isinstance(stored, EngineSpec) else msgspec.convert(stored, EngineSpec)
+    found = {
+        "variant": variant,
+        **{name: msgspec.to_builtins(getattr(spec, name)) for name in _COMPARED},
+    }
+    found["weights"] = spec.weights.source
     for group in ("settings", "simulator"):
-        found |= flat(parts.get(group) or {}, f"{group}.")
+        found |= flat(_not_default(getattr(spec, group)), f"{group}.")
     return found
+
+
+def _not_default(group: msgspec.Struct | None) -> dict[str, Any]:
+    """Return the fields of `group` that were set to something else than their default.
+
+    msgspec's own `omit_defaults` compares by identity: a default that was read from JSON stays.
+    """
+    if group is None:
+        return {}
+    fields = msgspec.structs.fields(group)
+    pairs = ((field, getattr(group, field.name)) for field in fields)
+    return {
+        field.name: msgspec.to_builtins(value) for field, value in pairs if value != field.default
+    }
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
