@@ -81,6 +81,7 @@ def ingested(document: Document) -> Document:
         if taken is None:
             break
         ingest.work_on(taken, seconds=30)
+    ingest.tell_rest()  # as the task does when nothing is left
     return Document.objects.get(pk=document.pk)
 
 
