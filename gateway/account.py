@@ -37,7 +37,6 @@ class Account:
         tally = deployment.tally
         tally.in_flight += 1
         tally.requests += 1
-
         self._core.on_change()
 
     def _write_admission(self, spool: Spool, replica_id: str, queue_seconds: float) -> None:

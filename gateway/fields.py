@@ -50,31 +50,23 @@ class Head:
 def request_head(head: bytes) -> Head | None:
     """Return what stands in the head of a POST (without its empty line); None if not plain."""
     lines = head.split(b"\r\n")
-    target = _targets.get(lines[0])
-    if target is None:
-        target = _target(lines[0])
-        if not target:
-            return None
-    fields = _fields(lines)
-    if fields is None or b"host" not in fields:
-        return None
-    length = _length(fields)
-    return Head(target, fields, length) if length >= 0 else None
+    found = _head(_targets.get(lines[0]) or _target(lines[0]), lines)
+    return found if found is not None and b"host" in found.fields else None
 
 
 def answer_head(head: bytes) -> Head | None:
     """Return what stands in the head of a final answer that has a body; None if not plain."""
     lines = head.split(b"\r\n")
-    status = _statuses.get(lines[0])
-    if status is None:
-        status = _status(lines[0])
-        if not status:
-            return None
-    fields = _fields(lines)
+    return _head(_statuses.get(lines[0]) or _status(lines[0]), lines)
+
+
+def _head(first: bytes, lines: list[bytes]) -> Head | None:
+    """Return the head of `lines`; `first` is what was read of the first one, empty if nothing."""
+    fields = _fields(lines) if first else None
     if fields is None:
         return None
     length = _length(fields)
-    return Head(status, fields, length) if length >= 0 else None
+    return Head(first, fields, length) if length >= 0 else None
 
 
 def _target(line: bytes) -> bytes:

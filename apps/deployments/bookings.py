@@ -97,19 +97,10 @@ def book_all(wishes: Sequence[Wish]) -> dict[UUID, NotBooked]:
         except NotBooked as refusal:
             missing[wish.replica_id] = refusal
         else:
-            _count(reserved[host.pk], wish)
+            reserved[host.pk].take(wish.gpu_uuids, wish.memory_bytes, whole=wish.whole)
             granted.append(wish)
     _write(granted, _capacities(hosts, granted))
     return missing
-
-
-def _count(reserved: Reserved, wish: Wish) -> None:
-    """Add `wish` to what is booked, for the wishes after it."""
-    for device in wish.devices:
-        booked = reserved.devices[device]
-        booked.bytes += wish.memory_bytes
-        booked.whole |= wish.whole and bool(device)
-        booked.shared |= not wish.whole
 
 
 def _write(wishes: Iterable[Wish], capacities: Mapping[tuple[UUID, str], Capacity]) -> None:

@@ -54,9 +54,7 @@ def record_event(
         severity=severity,
         **more,
     )
-    live.publish(live.FLEET, "event", deployment=deployment)
-    if deployment:
-        live.publish(live.deployment_group(deployment), "event", deployment=deployment)
+    _tell(deployment)
     return event
 
 
@@ -64,9 +62,13 @@ def record_events(events: Sequence[Event]) -> None:
     """Append many events, in this order, and tell the open pages once a deployment. One query."""
     Event.objects.bulk_create(events)
     for deployment in {event.deployment for event in events}:
-        live.publish(live.FLEET, "event", deployment=deployment)
-        if deployment:
-            live.publish(live.deployment_group(deployment), "event", deployment=deployment)
+        _tell(deployment)
+
+
+def _tell(deployment: str) -> None:
+    live.publish(live.FLEET, "event", deployment=deployment)
+    if deployment:
+        live.publish(live.deployment_group(deployment), "event", deployment=deployment)
 
 
 @transaction.atomic

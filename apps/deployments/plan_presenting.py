@@ -1,14 +1,13 @@
 """A dry run as JSON. Called by the API."""
 
 from dataclasses import asdict
-from itertools import islice
 from typing import Any
 
 import msgspec
 
 from apps.catalog.fit import NO_GROUPS, GroupFit
 from apps.deployments.dry_run import HostAnswer, Plan
-from apps.deployments.reconcile.placement import SHOWN_REFUSALS, NotPlaced, Placed
+from apps.deployments.reconcile.placement import NotPlaced, Placed, shown_refusals
 
 
 def plan_row(plan: Plan) -> dict[str, Any]:
@@ -41,8 +40,7 @@ def _first_replica(found: Placed | NotPlaced) -> dict[str, Any]:
         "reason": found.why,
         "fitted": placed.fitted if placed else 0,
         "candidates": [asdict(candidate) for candidate in (placed.candidates if placed else ())],
-        "refused": dict(islice(found.refused.items(), SHOWN_REFUSALS)),
-        "refused_hosts": len(found.refused),
+        **shown_refusals(found),
     }
 
 

@@ -6,7 +6,7 @@ are taken off as well. Read by placement, by the fit, and by `bookings` before i
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -43,6 +43,13 @@ class Booked:
     shared: bool = False
     """Awake replicas take fractions of the GPU."""
 
+    def add(self, count: int, *, whole: bool, coming: bool, asleep: bool = False) -> None:
+        """Count one booking of `count` bytes; `coming` does not hold them yet."""
+        self.bytes += count
+        self.not_yet_held_bytes += count if coming else 0
+        self.whole |= whole and not asleep
+        self.shared |= not whole and not asleep
+
 
 @dataclass
 class Reserved:
@@ -54,6 +61,11 @@ class Reserved:
 
     def of(self, device: str) -> Booked:
         return self.devices.get(device) or Booked()
+
+    def take(self, gpu_uuids: Sequence[str], memory_bytes: int, *, whole: bool) -> None:
+        """Count a replica that is to come, on GPUs or, without any, in the host's memory."""
+        for device in gpu_uuids or (MEMORY,):
+            self.devices[device].add(memory_bytes, whole=whole and device != MEMORY, coming=True)
 
 
 def reservations(
@@ -75,11 +87,7 @@ def reservations(
         if without is not None and owner == without:
             found[host_id].ours_bytes[uuid] += 0 if coming else count
             continue
-        booked = found[host_id].devices[uuid]
-        booked.bytes += count
-        booked.not_yet_held_bytes += count if coming else 0
-        booked.whole |= whole and not asleep
-        booked.shared |= not whole and not asleep
+        found[host_id].devices[uuid].add(count, whole=whole, coming=coming, asleep=asleep)
     return found
 
 

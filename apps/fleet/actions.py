@@ -234,9 +234,7 @@ def delete_host(*, host: Host, actor: str) -> None:
 
 def bump_revision(host: Host | UUID) -> None:
     """Say that the host's desired state changed: its sync is answered after the commit."""
-    pk = host.pk if isinstance(host, Host) else host
-    Host.objects.filter(pk=pk).update(revision=F("revision") + 1)
-    doorbell.ring(doorbell.host_topic(pk))
+    bump_revisions([host.pk if isinstance(host, Host) else host])
 
 
 def bump_revisions(hosts: Collection[UUID]) -> None:

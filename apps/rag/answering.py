@@ -76,13 +76,12 @@ class Prepared:
 
     def body(self) -> dict[str, Any]:
         """Return the request for the gateway."""
-        sent: dict[str, Any] = {
+        return {
             "model": self.model.deployment,
             "messages": self.turn.messages,
             "max_tokens": self.answer_tokens,
+            "temperature": self.question.temperature,
         }
-        sent["temperature"] = self.question.temperature
-        return sent
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,6 @@ from apps.deployments.models import Replica
 from apps.deployments.reconcile.placement import Placed
 from apps.deployments.reconcile.snapshot import SeenGpu, SeenHost, Taint
 from apps.deployments.room import (
-    MEMORY,
     Reserved,
     free_gpu_bytes,
     free_memory_bytes,
@@ -60,12 +59,7 @@ class Fleet:
         for placed in places:
             touched.add(placed.host_id)
             reserved = self._reserved.setdefault(placed.host_id, Reserved())
-            for device in placed.gpu_uuids or (MEMORY,):
-                booked = reserved.devices[device]
-                booked.bytes += placed.memory_bytes
-                booked.not_yet_held_bytes += placed.memory_bytes
-                booked.whole |= placed.whole and device != MEMORY
-                booked.shared |= not placed.whole
+            reserved.take(placed.gpu_uuids, placed.memory_bytes, whole=placed.whole)
         for key in touched:
             self._see(key)
 

@@ -10,6 +10,8 @@ slices serve alone. Ties go to the host whose name comes first.
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 from uuid import UUID
 
 from apps.deployments.reconcile.gpus import Chooser, Usable, group_of, is_linked, with_share_taken
@@ -95,6 +97,14 @@ def place_many(
         if isinstance(found[-1], NotPlaced):
             break
     return found
+
+
+def shown_refusals(found: Placed | NotPlaced) -> dict[str, Any]:
+    """Return why hosts were refused, as decisions and dry runs tell it: the first, and how many."""
+    return {
+        "refused": dict(islice(found.refused.items(), SHOWN_REFUSALS)),
+        "refused_hosts": len(found.refused),
+    }
 
 
 def ranking(

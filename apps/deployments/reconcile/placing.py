@@ -8,7 +8,6 @@ the next pass plans it anew.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +16,7 @@ from django.db import transaction
 from apps.deployments import bookings, observed
 from apps.deployments.bookings import NotBooked, Wish
 from apps.deployments.models import Decision, Event, Replica
-from apps.deployments.reconcile.placement import SHOWN_REFUSALS, Candidate, Placed
+from apps.deployments.reconcile.placement import Candidate, Placed, shown_refusals
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.states import ReplicaPhase
 from apps.fleet import actions as fleet_actions
@@ -113,7 +112,6 @@ def _event(one: Placement, now: datetime) -> Event:
 def _inputs(one: Placement) -> dict[str, Any]:
     """Return what the placement was made from; of many hosts the best, and why not the others."""
     placed = one.placed
-    refused = dict(islice(placed.refused.items(), SHOWN_REFUSALS))
     return {
         "replica": str(one.replica_id),
         "host": placed.host_name,
@@ -122,8 +120,7 @@ def _inputs(one: Placement) -> dict[str, Any]:
         "whole": placed.whole,
         "candidates": [_shown(candidate) for candidate in placed.candidates],
         "fitted": placed.fitted,
-        "refused": refused,
-        "refused_hosts": len(placed.refused),
+        **shown_refusals(placed),
     }
 
 
