@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from agents import converge, standing
 from agents.cache import Cache
 from agents.carry import Live
@@ -31,7 +33,7 @@ from agents.sight import Sight
 from agents.status import Status
 from agents.store import Store
 from agents.supervise import Supervisor
-from agents.wire import EngineKind, EngineSpec, SyncReply, SyncRequest
+from agents.wire import EngineKind, EngineSpec, Inventory, SyncReply, SyncRequest
 
 AWAY_AFTER_SECONDS = 10.0
 """Without an answer for this long the agent acts alone, from the state on its disk."""
@@ -40,6 +42,8 @@ SHORTEST_POLL_SECONDS = 0.2
 """Between polls, should the control plane answer every one at once."""
 CRASH_REST_SECONDS = 5.0
 PRUNE_INTERVAL_SECONDS = 1.0
+LEND_INTERVAL_SECONDS = 2.0
+"""Between looks at which weights lie here whole."""
 
 log = logging.getLogger("hearth.agent")
 
@@ -78,6 +82,7 @@ class Agent:
         self._session_id = secrets.token_hex(8)
         self._heard_at = parts.monotonic()
         self._may_act = False
+        self._lendable: dict[str, str] = {}
         self._ground = self._make_ground()
         self._cache = Cache(self._ground, self._weights_in_use)
         self._scraper = Scraper(parts.sight, self._attended, parts.now)
@@ -98,6 +103,7 @@ class Agent:
                 ("relay", self._parts.relay.run),
                 ("alone", lambda: self._act_when_alone(group)),
                 ("prune", self._prune),
+                ("lend", self._lend),
                 ("sync", lambda: self._sync(group)),
             ):
                 group.create_task(forever(name, loop))
@@ -165,6 +171,7 @@ class Agent:
             self._desired = accepted
             self._parts.relay.set_keys(reply.relay_key_sha256)
             self._parts.relay.set_weights_keys(reply.weights_key_sha256)
+            self._parts.weights.borrow_from(reply.lenders)
             self._cache.obey(reply.cache_items, group)
         self._act(group)
 
@@ -216,6 +223,16 @@ class Agent:
                     )
                 )
 
+    async def _lend(self) -> None:
+        """Tell which weights lie here whole, soon after they came."""
+        while True:
+            found = await asyncio.to_thread(self._parts.weights.lendable)
+            if found != self._lendable:
+                self._lendable = found
+                self._reporter.start_over()
+                self._reporter.tell()
+            await asyncio.sleep(LEND_INTERVAL_SECONDS)
+
     # --- What the parts ask -----------------------------------------------------------------
 
     def _make_ground(self) -> Ground:
@@ -249,11 +266,16 @@ class Agent:
             cache=self._cache.reports,
             samples=self._scraper.take,
             host_sample=lambda: parts.host.sample(parts.now()),
-            inventory=lambda: parts.host.inventory(parts.engine_versions(), parts.relay.url),
+            inventory=self._inventory,
             heard=self._hear,
             now=parts.now,
             monotonic=parts.monotonic,
         )
+
+    def _inventory(self) -> Inventory:
+        parts = self._parts
+        seen = parts.host.inventory(parts.engine_versions(), parts.relay.url)
+        return msgspec.structs.replace(seen, weights=self._lendable)
 
     def _tell(self) -> None:
         """Something changed that others should know at once."""

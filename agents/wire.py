@@ -26,6 +26,7 @@ from agents.phases import ReadKind as ReadKind
 from agents.phases import Rung as Rung
 from agents.stock import CacheOrder as CacheOrder
 from agents.stock import CacheReport as CacheReport
+from agents.stock import Lenders as Lenders
 from agents.stock import Peer as Peer
 from agents.stock import Progress as Progress
 from agents.stock import WeightsRef as WeightsRef
@@ -94,6 +95,8 @@ class Inventory(Message, frozen=True, kw_only=True):
     boot_id: str = ""
     relay_url: str = ""
     """Base address at which gateways reach this host's relay, empty while it is not up."""
+    weights: dict[str, str] = {}
+    """Weights that lie here whole and can be lent: key -> checksum over all their files."""
 
 
 # --- Enrolment -------------------------------------------------------------------------------
@@ -231,6 +234,8 @@ class SyncReply(Message, frozen=True, kw_only=True):
     agent_epoch: int
     replicas: tuple[ReplicaOrder, ...] = ()
     cache_items: tuple[CacheOrder, ...] = ()
+    lenders: tuple[Lenders, ...] = ()
+    """Who has the weights that this host may have to bring, for replicas and cache items alike."""
     requests: tuple[ReadOrder, ...] = ()
     relay_key_sha256: tuple[str, ...] = ()
     """Hex SHA-256 of the keys with which gateways may use this host's relay."""

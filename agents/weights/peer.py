@@ -1,7 +1,7 @@
 """Weights from another host of the same network, through its relay.
 
-What comes must have the checksum that the first host told of the whole, so a peer can slow a copy
-down but not change it. Files that are whole are kept over an interruption, partial ones resumed.
+What comes must have the checksum that the control plane names, so a peer can slow a copy down but
+not change it. Files that are whole are kept over an interruption, partial ones resumed.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from agents.stock import Peer, WeightsRef
+from agents.stock import Lenders, Peer
 from agents.weights import tree
 from agents.weights.download import OnBytes, RemoteFile, after, download
 from agents.weights.fault import WeightsFault
@@ -21,17 +21,19 @@ ASK_SECONDS = 15.0
 
 
 async def fetch(
-    client: httpx.AsyncClient, peer: Peer, ref: WeightsRef, work: Path, *, on_bytes: OnBytes
+    client: httpx.AsyncClient, peer: Peer, lent: Lenders, work: Path, *, on_bytes: OnBytes
 ) -> Path:
-    """Copy the weights of `ref` from `peer` under `work` and return their folder.
+    """Copy the weights of `lent` from `peer`, one of those, and return their folder below `work`.
 
     Raises WeightsFault(`weights_missing` | `weights_checksum` | `disk_full`).
     """
-    base = f"{peer.url}/w/{quote(ref.key)}/"
+    base = f"{peer.url}/w/{quote(lent.weights_key)}/"
     headers = {"Authorization": f"Bearer {peer.key}"}
     manifest = await _manifest(client, base, headers, peer)
-    if not ref.tree_sha256 or manifest.get("sha256") != ref.tree_sha256:
-        raise WeightsFault("weights_missing", f"{peer.host} has other weights under {ref.key}")
+    if not lent.tree_sha256 or manifest.get("sha256") != lent.tree_sha256:
+        raise WeightsFault(
+            "weights_missing", f"{peer.host} has other weights under {lent.weights_key}"
+        )
     out = work / "from-peer"
     files = [(_checked(entry["path"]), int(entry["bytes"])) for entry in manifest["files"]]
     before, total = 0, sum(size for _, size in files)
@@ -45,11 +47,12 @@ async def fetch(
             partial.replace(target)
         target.touch()
         before += size
-    if await asyncio.to_thread(tree.computed, out) != ref.tree_sha256:
+    if await asyncio.to_thread(tree.computed, out) != lent.tree_sha256:
         await asyncio.to_thread(shutil.rmtree, out, ignore_errors=True)
         raise WeightsFault(
             "weights_checksum", f"what {peer.host} sent is not what it should be; it was not kept"
         )
+    tree.keep(out, lent.tree_sha256)
     return out
 
 

@@ -14,6 +14,8 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from agents.weights import gguf, hub, peer, s3, tree, wheel
 from agents.weights.download import OnBytes, storage_fault
 from agents.weights.fault import WeightsFault
 from agents.weights.sources import Sources, from_environment
-from agents.wire import Progress, WeightsRef
+from agents.wire import Lenders, Progress, WeightsRef
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 """What comes with the agent: services small enough to be a part of it."""
@@ -50,6 +52,8 @@ class Weights:
     """Where the engine environment lies that converts; None takes the default."""
     _origins: dict[str, str] = field(default_factory=dict)
     """By key: where this process brought weights from."""
+    _lenders: dict[str, Lenders] = field(default_factory=dict)
+    """By key: the hosts that have those weights whole."""
 
     def present(self, ref: WeightsRef) -> Path | None:
         """Return the folder of `ref`, or of an equivalent, if it is here and whole."""
@@ -81,14 +85,18 @@ class Weights:
         async with locks.held(self.cache_dir / "locks" / f"{_checked(key)}.lock"):
             await asyncio.to_thread(self._remove, key)
 
-    def tree_sha256(self, ref: WeightsRef) -> str:
-        """Return the checksum over all files of `ref`, empty if they are not here. Blocks."""
-        folder = self.present(ref)
-        return (
-            ""
-            if folder is None or ref.source.startswith(("path:", "bundled:"))
-            else tree.checksum(folder)
-        )
+    def borrow_from(self, lenders: Iterable[Lenders]) -> None:
+        """Take the newest word on who has which weights: `ensure` asks them before the source."""
+        self._lenders.clear()
+        self._lenders.update({one.weights_key: one for one in lenders})
+
+    def lendable(self) -> dict[str, str]:
+        """Return key -> checksum of what lies here whole. Blocks: what is new is read once."""
+        found: dict[str, str] = {}
+        for stamp in sorted((self.cache_dir / "ready").glob(f"*/{STAMP}")):
+            with suppress(OSError):  # removed, or made anew, meanwhile: the next look sees it
+                found[stamp.parent.name] = tree.checksum(stamp.parent)
+        return found
 
     def origin(self, ref: WeightsRef) -> str:
         """Return the host, or the kind of source, from which this process brought `ref`."""
@@ -137,11 +145,13 @@ class Weights:
 
     async def _copy(self, ref: WeightsRef, work: Path, tell: OnProgress) -> tuple[Path | None, str]:
         """Return the folder as a peer had it, and the peer; None where no peer could help."""
-        sources = self.sources or from_environment()
-        for one in ref.peers:
+        sources, lenders = self.sources or from_environment(), self._lenders.get(ref.key)
+        if lenders is None:
+            return None, ""
+        for one in lenders.peers:
             try:
                 async with sources.client() as client:
-                    folder = await peer.fetch(client, one, ref, work, on_bytes=_meter(tell))
+                    folder = await peer.fetch(client, one, lenders, work, on_bytes=_meter(tell))
                     return folder, one.host
             except WeightsFault as fault:
                 log.warning("weights %s were not copied from %s: %s", ref.key, one.host, fault)

@@ -17,7 +17,12 @@ def checksum(folder: Path) -> str:
     kept = folder / TREE
     if kept.is_file():
         return kept.read_text().strip()
-    found = computed(folder)
+    return keep(folder, computed(folder))
+
+
+def keep(folder: Path, found: str) -> str:
+    """Keep a checksum that was computed of `folder` there, and return it."""
+    kept = folder / TREE
     kept.write_text(found)
     kept.chmod(0o644)
     return found

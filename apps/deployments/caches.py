@@ -36,7 +36,6 @@ def _write(row: CacheItem, report: CacheReport, now: datetime) -> bool:
     fresh = {
         "state": report.state.value,
         "bytes": report.bytes or row.bytes,
-        "sha256": report.sha256 or row.sha256,
         "seconds": row.seconds if report.seconds is None else report.seconds,
         "origin": report.origin[:120] or row.origin,
         "progress": msgspec.to_builtins(report.progress) if report.progress else None,

@@ -12,30 +12,24 @@ import msgspec
 
 from agents.answers import AnswersBaseline
 from agents.wire import (
-    CacheKind,
     CacheOrder,
-    CacheState,
     DesiredPhase,
     EngineSpec,
-    Peer,
     ReadKind,
     ReadOrder,
     ReplicaOrder,
     SyncReply,
 )
+from apps.deployments import lenders
 from apps.deployments.models import ReadRequest, Replica
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import CacheItem, Host
-from apps.fleet.queries import inventory_of
-from apps.fleet.states import HostState
 from apps.lib import secrets
 
 STOP_GRACE_SECONDS = 20.0
 SETTLED = frozenset({ReplicaPhase.READY, ReplicaPhase.DRAINING, ReplicaPhase.STOPPED})
 """Phases in which a replica's answers are not looked at any more."""
-MOST_PEERS = 3
-"""Hosts named to one that is to copy weights."""
 
 
 def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
@@ -48,16 +42,19 @@ def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
         .order_by("created_at", "id")
     )
     baselines = _baselines(rows)
+    orders = tuple(_order(row, baselines) for row in rows)
+    items = _cache_items(host_id)
     return SyncReply(
         incarnation=str(fleet_actions.incarnation()),
         revision=host.revision,
         agent_epoch=agent_epoch,
-        replicas=tuple(_order(row, baselines) for row in rows),
-        cache_items=_cache_items(host_id),
+        replicas=orders,
+        cache_items=items,
+        lenders=lenders.for_host(host_id, _to_bring(rows, orders, items)),
         requests=_reads(host_id, now),
         relay_key_sha256=(secrets.digest(host.relay_key),) if host.relay_key else (),
         weights_key_sha256=(
-            (secrets.digest(weights_key(host.relay_key)),) if host.relay_key else ()
+            (secrets.digest(lenders.weights_key(host.relay_key)),) if host.relay_key else ()
         ),
     )
 
@@ -133,48 +130,19 @@ def _can_sleep(replica: Replica) -> bool:
     return scaling.asleep_replicas > 0 or scaling.shares_pool
 
 
-def weights_key(relay_key: str) -> str:
-    """Return the key with which other hosts copy weights: it opens no model."""
-    return secrets.digest(f"weights:{relay_key}")
-
-
 def _cache_items(host_id: UUID) -> tuple[CacheOrder, ...]:
-    rows = list(CacheItem.objects.filter(host_id=host_id).order_by("wanted_at", "id"))
-    peers = _peers(host_id, {row.key for row in rows}) if rows else {}
-    return tuple(_cache_order(row, peers.get(row.key, [])) for row in rows)
+    rows = CacheItem.objects.filter(host_id=host_id).order_by("wanted_at", "id")
+    return tuple(msgspec.convert({**row.order, "item_id": str(row.pk)}, CacheOrder) for row in rows)
 
 
-def _cache_order(row: CacheItem, peers: list[CacheItem]) -> CacheOrder:
-    order = msgspec.convert({**row.order, "item_id": str(row.pk)}, CacheOrder)
-    if order.weights is None or not peers:
-        return order
-    known = tuple(
-        Peer(
-            host=peer.host.name,
-            url=inventory_of(peer.host).relay_url,
-            key=weights_key(peer.host.relay_key),
-        )
-        for peer in peers
-    )
-    weights = msgspec.structs.replace(order.weights, peers=known, tree_sha256=peers[0].sha256)
-    return msgspec.structs.replace(order, weights=weights)
-
-
-def _peers(host_id: UUID, keys: set[str]) -> dict[str, list[CacheItem]]:
-    """Return who else has weights of these keys whole, by key, the first to have them first."""
-    rows = (
-        CacheItem.objects.filter(kind=CacheKind.WEIGHTS, state=CacheState.PRESENT, key__in=keys)
-        .exclude(host_id=host_id)
-        .exclude(sha256="")
-        .filter(host__state=HostState.READY)
-        .select_related("host")
-        .order_by("state_at", "id")
-    )
-    found: dict[str, list[CacheItem]] = {}
-    for row in rows:
-        if inventory_of(row.host).relay_url:
-            found.setdefault(row.key, []).append(row)
-    return {key: peers[:MOST_PEERS] for key, peers in found.items()}
+def _to_bring(
+    rows: Iterable[Replica], orders: Iterable[ReplicaOrder], items: Iterable[CacheOrder]
+) -> set[str]:
+    """Return the keys of weights that the host may still have to bring."""
+    coming = {str(row.pk) for row in rows if row.phase not in SETTLED}
+    keys = {key for o in orders if o.replica_id in coming for key in lenders.keys_of(o.spec)}
+    ahead = (item.weights for item in items if item.weights is not None)
+    return keys.union(key for ref in ahead for key in lenders.keys_of_weights(ref))
 
 
 def _reads(host_id: UUID, now: datetime) -> tuple[ReadOrder, ...]:

@@ -106,8 +106,6 @@ class CacheItem(models.Model):
     state = models.CharField(max_length=16, default="absent")
     """`agents.wire.CacheState`."""
     bytes = models.PositiveBigIntegerField(default=0)
-    sha256 = models.CharField(max_length=64, default="")
-    """Of the weights as a whole; a copy from a peer must have the same."""
     seconds = models.FloatField(null=True)
     """What bringing it took."""
     origin = models.CharField(max_length=120, default="")

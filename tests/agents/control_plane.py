@@ -14,6 +14,7 @@ from agents.wire import (
     CacheOrder,
     EnrolReply,
     EnrolRequest,
+    Lenders,
     ReadOrder,
     ReadReply,
     ReplicaOrder,
@@ -44,6 +45,7 @@ class ControlPlane:
         self.epoch = 0
         self.orders: dict[str, ReplicaOrder] = {}
         self.cache_items: tuple[CacheOrder, ...] = ()
+        self.lenders: tuple[Lenders, ...] = ()
         self.reads: tuple[ReadOrder, ...] = ()
         self.keys: tuple[str, ...] = ()
         self.status = 0
@@ -170,7 +172,7 @@ class ControlPlane:
         reply = SyncReply(
             incarnation=self.incarnation, revision=self.revision, agent_epoch=epoch,
             replicas=tuple(self.orders.values()), cache_items=self.cache_items, requests=reads,
-            relay_key_sha256=self.keys,
+            lenders=self.lenders, relay_key_sha256=self.keys,
         )  # fmt: skip
         return 200, wire.encode(reply)
 

@@ -7,7 +7,7 @@ as they do in production; the runtime starts and ends such servers and can be to
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from agents.wire import (
     EngineKind,
     EngineSettings,
     EngineSpec,
+    Lenders,
     Progress,
     ReplicaOrder,
     ReplicaSample,
@@ -34,10 +35,11 @@ def order(
     replica_id: str = "r1", generation: int = 1, desired: DesiredPhase = DesiredPhase.RUNNING,
     *, start_timeout_seconds: float = 900.0, image: str = "", source: str = "wheel:m==1:m",
     dtype: str | None = None, settings: EngineSettings | None = None,
+    weights: WeightsRef | None = None,
 ) -> ReplicaOrder:  # fmt: skip
     spec = EngineSpec(
         engine=EngineKind.VLLM,
-        weights=WeightsRef(key="m", source=source),
+        weights=weights or WeightsRef(key="m", source=source),
         served_names=("m",),
         image=image,
         settings=settings or EngineSettings(dtype=dtype),
@@ -311,8 +313,11 @@ class FakeWeights:
             raise self.fault
         return self.folder
 
-    def tree_sha256(self, ref: WeightsRef) -> str:
-        return "tree"
+    def borrow_from(self, lenders: Iterable[Lenders]) -> None:
+        pass
+
+    def lendable(self) -> dict[str, str]:
+        return {}
 
     def origin(self, ref: WeightsRef) -> str:
         return "hf"

@@ -1,4 +1,4 @@
-"""Cache items of two hosts: the second copies what the first has, and nothing that is wrong."""
+"""Weights of two hosts: the second copies what the first has, and nothing that is wrong."""
 
 import asyncio
 import hashlib
@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from agents.phases import CacheKind, CacheState
@@ -15,7 +14,8 @@ from agents.relay.exchange import Front
 from agents.weights import download
 from agents.weights.sources import Sources
 from agents.weights.store import Weights
-from agents.wire import CacheOrder, CacheReport, Peer, WeightsRef
+from agents.wire import CacheOrder, CacheReport, Lenders, Peer, WeightsRef
+from tests.agents.fakes import order
 from tests.agents.host import AgentHost
 from tests.agents.weights.shelf import Shelf, open_shelf
 from tests.agents.weights.test_hub import REF, TENSORS, lay_out, resolved
@@ -120,68 +120,107 @@ async def _told(host: AgentHost, state: CacheState) -> CacheReport:
     return found()[-1]
 
 
-def _from_peer(told: CacheReport, url: str) -> WeightsRef:
-    """Return the weights as the control plane names them to a host once another has them."""
+async def _checksum(host: AgentHost) -> str:
+    """Wait until the host says that the weights lie there whole; return their checksum."""
+
+    def told() -> list[str]:
+        inventories = [r.inventory for r in host.control_plane.reports if r.inventory is not None]
+        return [seen.weights[REF.key] for seen in inventories if REF.key in seen.weights]
+
+    await host.control_plane.until(lambda: bool(told()))
+    return told()[-1]
+
+
+async def _name(first: AgentHost, to: AgentHost, url: str) -> str:
+    """Name the first host to another as one that lends, once it does; return the checksum."""
+    checksum = await _checksum(first)
     peer = Peer(host="first", url=url, key=KEY)
-    return msgspec.structs.replace(REF, peers=(peer,), tree_sha256=told.sha256)
+    lenders = Lenders(weights_key=REF.key, tree_sha256=checksum, peers=(peer,))
+    to.control_plane.lenders = (lenders,)
+    return checksum
 
 
 async def test_the_second_copies_from_the_first_and_asks_the_hub_for_nothing(
     first, second, relay, hub
 ):
-    told = await _told(first, CacheState.PRESENT)
+    checksum = await _name(first, second, relay)
     asked = len(hub.asked)
 
-    await second.control_plane.cache(_item(_from_peer(told, relay)))
+    await second.control_plane.cache(_item(REF))
     await second.start()
     copied = await _told(second, CacheState.PRESENT)
 
-    assert (copied.sha256, copied.bytes > len(TENSORS)) == (told.sha256, True)
-    assert copied.origin == "first"
+    assert (copied.origin, copied.bytes > len(TENSORS)) == ("first", True)
+    assert await _checksum(second) == checksum
     assert len(hub.asked) == asked
     folder = second.weights.present(REF)
     assert (folder / "model.safetensors").read_bytes() == TENSORS
 
 
+async def test_a_start_copies_too_and_then_lends(first, second, relay, hub):
+    checksum = await _name(first, second, relay)
+    asked = len(hub.asked)
+
+    await second.control_plane.order(order(weights=REF))
+    await second.start()
+    await second.control_plane.until_phase("r1", "ready")
+
+    assert len(hub.asked) == asked
+    assert (second.weights.present(REF) / "model.safetensors").read_bytes() == TENSORS
+    assert await _checksum(second) == checksum
+
+
+async def test_a_start_goes_to_the_source_where_no_peer_helps(first, second, relay, hub):
+    await _name(first, second, relay)
+    (first.weights.present(REF) / "model.safetensors").unlink()
+
+    await second.control_plane.order(order(weights=REF))
+    await second.start()
+    await second.control_plane.until_phase("r1", "ready")
+
+    assert len(hub.asked_for(resolved("model.safetensors"))) == 2
+    assert second.weights.origin(REF) == "hf"
+
+
 async def test_a_peer_whose_bytes_differ_is_left_for_the_source(first, second, relay, hub):
-    told = await _told(first, CacheState.PRESENT)
+    checksum = await _name(first, second, relay)
     (first.weights.present(REF) / "model.safetensors").write_bytes(TENSORS[::-1])
 
-    await second.control_plane.cache(_item(_from_peer(told, relay)))
+    await second.control_plane.cache(_item(REF))
     await second.start()
     brought = await _told(second, CacheState.PRESENT)
 
-    assert (brought.sha256, brought.origin) == (told.sha256, "hf")
+    assert (await _checksum(second), brought.origin) == (checksum, "hf")
     assert (second.weights.present(REF) / "model.safetensors").read_bytes() == TENSORS
     assert len(hub.asked_for(resolved("model.safetensors"))) == 2
 
 
 async def test_without_peer_or_source_it_says_why_and_tries_again(first, second, relay, hub):
-    told = await _told(first, CacheState.PRESENT)
+    checksum = await _name(first, second, relay)
     hub.items.clear()
     (first.weights.present(REF) / "model.safetensors").unlink()
 
-    await second.control_plane.cache(_item(_from_peer(told, relay)))
+    await second.control_plane.cache(_item(REF))
     await second.start()
     failed = await _told(second, CacheState.FAILED)
     lay_out(hub)
-    brought = await _told(second, CacheState.PRESENT)
+    await _told(second, CacheState.PRESENT)
 
     assert "404" in failed.reason
-    assert brought.sha256 == told.sha256
+    assert await _checksum(second) == checksum
 
 
 async def test_a_host_that_was_killed_in_a_copy_goes_on_where_it_stopped(
     first, second, relay, lent
 ):
-    told = await _told(first, CacheState.PRESENT)
+    checksum = await _name(first, second, relay)
     work = second.weights.cache_dir / "work" / REF.key / "from-peer"
     work.mkdir(parents=True)
     (work / "model.safetensors.partial").write_bytes(TENSORS[:400_000])
 
-    await second.control_plane.cache(_item(_from_peer(told, relay)))
+    await second.control_plane.cache(_item(REF))
     await second.start()
-    copied = await _told(second, CacheState.PRESENT)
+    await _told(second, CacheState.PRESENT)
 
-    assert copied.sha256 == told.sha256
+    assert await _checksum(second) == checksum
     assert len(TENSORS) - 400_000 <= sum(lent) < len(TENSORS)

@@ -12,7 +12,7 @@ import pytest
 from agents.relay.access import Access
 from agents.relay.exchange import Front
 from agents.relay.lending import STAMP
-from agents.stock import Peer, WeightsRef
+from agents.stock import Lenders, Peer, WeightsRef
 from agents.weights import tree
 from agents.weights.fault import WeightsFault
 from agents.weights.sources import Sources
@@ -41,11 +41,11 @@ class Lender:
         self.port = 0
 
     @property
-    def ref(self) -> WeightsRef:
-        """The weights as another host is told of them."""
+    def told(self) -> Lenders:
+        """What another host is told of it."""
         peer = Peer(host="lender", url=f"http://127.0.0.1:{self.port}", key=KEY)
-        sha256 = tree.checksum(self.model)
-        return msgspec.structs.replace(REF, peers=(peer,), tree_sha256=sha256)
+        checksum = tree.checksum(self.model)
+        return Lenders(weights_key=REF.key, tree_sha256=checksum, peers=(peer,))
 
 
 @pytest.fixture
@@ -69,41 +69,44 @@ def borrower(tmp_path: Path) -> Weights:
 
 class TestCopying:
     async def test_brings_the_whole_folder(self, lender: Lender, borrower: Weights) -> None:
-        folder = await borrower.ensure(lender.ref, lambda _progress: None)
+        borrower.borrow_from([lender.told])
+
+        folder = await borrower.ensure(REF, lambda _progress: None)
 
         assert (folder / "model.safetensors").read_bytes() == TENSORS
         assert (folder / "sub" / "config.json").read_text() == "{}"
-        assert borrower.tree_sha256(REF) == lender.ref.tree_sha256
+        assert borrower.lendable() == {REF.key: lender.told.tree_sha256}
 
     async def test_goes_on_where_it_stopped(self, lender: Lender, borrower: Weights) -> None:
         partial = borrower.cache_dir / "work" / REF.key / "from-peer" / "model.safetensors.partial"
         partial.parent.mkdir(parents=True)
         partial.write_bytes(TENSORS[:300_000])
+        borrower.borrow_from([lender.told])
 
-        folder = await borrower.ensure(lender.ref, lambda _progress: None)
+        folder = await borrower.ensure(REF, lambda _progress: None)
 
         assert (folder / "model.safetensors").read_bytes() == TENSORS
 
     async def test_takes_nothing_that_differs_from_what_was_first_brought(
         self, lender: Lender, borrower: Weights
     ) -> None:
-        ref = lender.ref
+        borrower.borrow_from([lender.told])
         (lender.model / "model.safetensors").write_bytes(TENSORS[::-1])
 
         with pytest.raises(WeightsFault, match="cannot be reached"):
-            await borrower.ensure(ref, lambda _progress: None)
+            await borrower.ensure(REF, lambda _progress: None)
 
-        assert borrower.present(ref) is None
+        assert borrower.present(REF) is None
 
     @pytest.mark.parametrize("key", ["", "another-key"])
     async def test_is_refused_without_the_key(
         self, lender: Lender, borrower: Weights, key: str
     ) -> None:
-        peer = msgspec.structs.replace(lender.ref.peers[0], key=key)
-        ref = msgspec.structs.replace(lender.ref, peers=(peer,))
+        peer = msgspec.structs.replace(lender.told.peers[0], key=key)
+        borrower.borrow_from([msgspec.structs.replace(lender.told, peers=(peer,))])
 
         with pytest.raises(WeightsFault):
-            await borrower.ensure(ref, lambda _progress: None)
+            await borrower.ensure(REF, lambda _progress: None)
 
     @pytest.mark.parametrize(
         "target",

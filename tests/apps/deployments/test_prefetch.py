@@ -1,4 +1,4 @@
-"""What is brought ahead of time: which rows are written, and what a host is told of its peers."""
+"""What is brought ahead of time: which rows are written, and who is named as a lender."""
 
 from datetime import timedelta
 
@@ -7,9 +7,11 @@ import pytest
 
 from agents.wire import CacheKind, CacheReport, CacheState, EngineKind, RuntimeKind
 from apps.deployments import caches
-from apps.deployments.desired import reply_for, weights_key
+from apps.deployments.desired import reply_for
+from apps.deployments.lenders import weights_key
 from apps.deployments.models import Deployment, Revision, ScalingPolicy
 from apps.deployments.reconcile import prefetch
+from apps.deployments.states import ReplicaPhase
 from apps.fleet.models import CacheItem, Host
 from apps.fleet.states import HostState
 from apps.lib import secrets
@@ -22,6 +24,7 @@ from tests.apps.deployments.factories import (
     make_spec,
 )
 
+WEIGHTS = make_spec(engine=EngineKind.VLLM).weights.key
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 
@@ -52,6 +55,12 @@ def chat() -> Deployment:
 
 def weights_on(host: Host) -> CacheItem:
     return CacheItem.objects.get(host=host, kind=CacheKind.WEIGHTS)
+
+
+def holds(host: Host, checksum: str) -> None:
+    """Let `host` say that the weights lie there whole."""
+    host.inventory["weights"] = {WEIGHTS: checksum}
+    host.save()
 
 
 def tell(host: Host, state: CacheState, **more) -> None:
@@ -100,7 +109,7 @@ class TestRows:
         assert CacheItem.objects.count() == 2
 
 
-class TestPeers:
+class TestLenders:
     @pytest.fixture
     def two(self, chat) -> tuple[Host, Host]:
         """Two hosts that are to have the weights."""
@@ -109,38 +118,57 @@ class TestPeers:
         prefetch.run(NOW)
         return hosts
 
-    def ordered(self, host: Host):
-        items = reply_for(host.pk, 1, NOW).cache_items
-        return next(item.weights for item in items if item.kind is CacheKind.WEIGHTS)
-
     def test_who_has_them_whole_is_named_with_checksum_and_a_key_that_opens_no_model(self, two):
         alpha, beta = two
 
-        tell(alpha, CacheState.PRESENT, sha256="a" * 64, bytes=7)
+        holds(alpha, "a" * 64)
 
-        weights = self.ordered(beta)
-        [peer] = weights.peers
+        [lenders] = reply_for(beta.pk, 1, NOW).lenders
+        [peer] = lenders.peers
         assert (peer.host, peer.url) == ("alpha", "http://alpha:9000")
-        assert weights.tree_sha256 == "a" * 64
+        assert (lenders.weights_key, lenders.tree_sha256) == (WEIGHTS, "a" * 64)
         assert peer.key == weights_key(alpha.relay_key) != alpha.relay_key
         assert reply_for(alpha.pk, 1, NOW).weights_key_sha256 == (secrets.digest(peer.key),)
 
-    @pytest.mark.parametrize(
-        ("state", "sha256"),
-        [(CacheState.FETCHING, ""), (CacheState.FAILED, ""), (CacheState.PRESENT, "")],
-        ids=["under way", "failed", "no checksum told"],
-    )
-    def test_nobody_is_named_before_they_are_whole(self, two, state, sha256):
+    def test_a_replica_that_starts_is_told_as_well(self, chat):
+        alpha, beta = make_reachable("alpha"), make_reachable("beta")
+        holds(alpha, "a" * 64)
+
+        make_replica(deployment=chat, host=beta, phase=ReplicaPhase.FETCHING)
+
+        [lenders] = reply_for(beta.pk, 1, NOW).lenders
+        assert [peer.host for peer in lenders.peers] == ["alpha"]
+
+    def test_a_replica_that_serves_needs_nobody(self, chat):
+        alpha, beta = make_reachable("alpha"), make_reachable("beta")
+        holds(alpha, "a" * 64)
+
+        make_replica(deployment=chat, host=beta, phase=ReplicaPhase.READY)
+
+        assert reply_for(beta.pk, 1, NOW).lenders == ()
+
+    def test_nobody_is_named_before_one_says_that_they_are_whole(self, two):
         alpha, beta = two
 
-        tell(alpha, state, sha256=sha256)
+        tell(alpha, CacheState.FETCHING)
 
-        assert self.ordered(beta).peers == ()
+        assert reply_for(beta.pk, 1, NOW).lenders == ()
 
     def test_a_host_that_is_away_is_not_named(self, two):
         alpha, beta = two
-        tell(alpha, CacheState.PRESENT, sha256="a" * 64)
+        holds(alpha, "a" * 64)
 
         Host.objects.filter(pk=alpha.pk).update(state=HostState.LOST)
 
-        assert self.ordered(beta).peers == ()
+        assert reply_for(beta.pk, 1, NOW).lenders == ()
+
+    def test_hosts_that_differ_are_not_mixed_and_most_are_right(self, two):
+        alpha, beta = two
+        holds(alpha, "b" * 64)
+        for name in ("gamma", "delta"):
+            holds(make_reachable(name), "a" * 64)
+
+        [lenders] = reply_for(beta.pk, 1, NOW).lenders
+
+        assert lenders.tree_sha256 == "a" * 64
+        assert {peer.host for peer in lenders.peers} == {"gamma", "delta"}
