@@ -91,7 +91,10 @@ async def choose_runtime(given: Settings, store: Store) -> Host:
     # Simulators are processes on any host, so that runtime is looked at everywhere.
     store.remember_runtime(RuntimeKind.PROCESS)
     store.remember_runtime(choice.kind)
-    return Host(given.data_dir, gpus, choice.kind, choice.reason)
+    return Host(
+        given.data_dir, gpus, choice.kind, choice.reason,
+        group_address=given.group_address, group_ports=given.group_ports,
+    )  # fmt: skip
 
 
 def used_runtimes(given: Settings, store: Store) -> list[Runtime]:

@@ -7,7 +7,7 @@ started. Called by `agents.carry`.
 import asyncio
 from pathlib import Path
 
-from agents import compiled, pages, standing
+from agents import compiled, pages, seating, standing
 from agents.engines import custom_environment, environment
 from agents.engines.base import Place
 from agents.ground import Ground
@@ -57,6 +57,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
         engine_command=command,
         image=image,
         cache_dir=await asyncio.to_thread(_compiled, order, ground, version, runtime.kind),
+        interface=seating.interface_of(order.seat.own_address) if order.seat else "",
     )
     check_devices(order, ground)  # again: weights may have taken an hour
     try:
@@ -68,10 +69,7 @@ async def bring(order: ReplicaOrder, ground: Ground, status: Status) -> Launch:
 def check_devices(order: ReplicaOrder, ground: Ground) -> None:
     """Raise Refused before anything is begun on devices that are not, or not all, here."""
     if order.seat is not None:
-        raise standing.Refused(
-            f"{order.deployment!r} takes {order.seat.size} hosts together, and agents of this "
-            "version start replicas on one host alone: choose a variant that fits one"
-        )
+        seating.check(order, order.seat)
     if gone := ground.missing_gpus(order.spec.gpu_uuids):
         raise standing.GpuGone(f"GPU {', '.join(gone)} is gone from this host; nothing was started")
 

@@ -28,6 +28,8 @@ START_CALL_SECONDS = 120.0
 STOP_MARGIN_SECONDS = 60.0
 """On top of the grace, for the runtime to do as told."""
 LOG_TAIL_LINES = 50
+LOOK_SECONDS = 2.0
+"""At most so long until a change of what runs is seen."""
 UNKNOWN_REST_SECONDS = 2.0
 CAUSE_LOG_LINES = 400
 """Where the cause of an end is looked for: it stands before what its victims print."""
@@ -89,6 +91,9 @@ class Hands:
         if self._status.report.generation != instance.generation:
             self._status.begin(instance.generation, self._ground.now())
         self._say_where(instance)
+        if order.seat is not None and order.seat.rank > 0:
+            await self._accompany(instance)
+            return
         await self._follow(
             instance,
             Charge(order=order, name=instance.name, run_dir=folder, asleep=step.asleep),
@@ -107,6 +112,18 @@ class Hands:
                 await self._give_up(instance, end)
             finally:
                 self.live = None
+
+    async def _accompany(self, instance: Instance) -> None:
+        """Watch one that works for a head on another host: it serves nothing that could be asked.
+
+        It is ready as soon as it runs; when the replica serves, the head says.
+        """
+        if self._status.phase is not ObservedPhase.READY:
+            self._status.enter(ObservedPhase.READY, self._ground.now())
+            self._note(Move.READY, instance.generation)
+        sight = self._ground.sight
+        while (seen := sight.named(instance.name)) is not None and seen.running:
+            await sight.next_look(LOOK_SECONDS)
 
     async def _give_up(self, instance: Instance, end: GivenUp) -> None:
         """Fail the replica and end its instance; the log stays until it is replaced."""

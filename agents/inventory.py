@@ -116,12 +116,14 @@ class Host:
     """This host. `runtime` and `runtime_reason` say how it runs replicas."""
 
     def __init__(
-        self, data_dir: Path, gpus: Gpus, runtime: RuntimeKind, runtime_reason: str
-    ) -> None:
+        self, data_dir: Path, gpus: Gpus, runtime: RuntimeKind, runtime_reason: str, *,
+        group_address: str = "", group_ports: tuple[int, int] = (29500, 29599),
+    ) -> None:  # fmt: skip
         self.runtime = runtime
         self.runtime_reason = runtime_reason
         self._data_dir = data_dir
         self._gpus = gpus
+        self._group_address, self._group_ports = group_address, group_ports
         psutil.cpu_percent(None)  # the first reading only sets the mark for the next
 
     @property
@@ -171,6 +173,8 @@ class Host:
             engine_versions=engine_versions,
             boot_id=_first_line(Path("/proc/sys/kernel/random/boot_id")),
             relay_url=relay_url,
+            group_address=self._group_address,
+            group_ports=self._group_ports,
         )
 
     def sample(self, now: float) -> HostSample:
@@ -191,6 +195,7 @@ def lasting(inventory: Inventory) -> tuple[object, ...]:
     return (
         gpus, inventory.memory_total_bytes, inventory.disk_total_bytes, inventory.driver_version,
         inventory.runtime, inventory.runtime_reason, inventory.relay_url,
+        inventory.group_address, inventory.group_ports,
         tuple(sorted(inventory.engine_versions.items())), inventory.weights,
     )  # fmt: skip
 

@@ -26,6 +26,7 @@ REPLICA_ID_LIMIT = 40
 """Longest replica id an agent takes; a UUID has 36 characters."""
 _LONGEST_RUN_SUFFIX = len("/run/") + REPLICA_ID_LIMIT + len("-g99999/engine.sock")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}|::1")
 _LISTEN = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):(?P<port>\d{1,5})")
 
 
@@ -62,6 +63,10 @@ class Settings:
     relay_public_url: str = ""
     relay_certificate: tuple[Path, Path] | None = None
     """PEM files of the relay's certificate and its key."""
+    group_address: str = "127.0.0.1"
+    """Where engines of other hosts reach those of this one, for replicas over several hosts."""
+    group_ports: tuple[int, int] = (29500, 29599)
+    """First and last port where such engines may meet on this host."""
     fetch_bytes_per_second: int = 0
     """Cap on all that weights' downloads bring together; 0 is none."""
     compiled_dir: Path | None = None
@@ -95,6 +100,8 @@ def read(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
     folder = Path(data_dir).expanduser().absolute()
     if given.command == "drain-and-stop":
         return Settings(command=given.command, data_dir=folder)
+    listen = _listen(given.relay_listen or env.get("HEARTH_RELAY_LISTEN"))
+    public_url = given.relay_public_url or env.get("HEARTH_RELAY_PUBLIC_URL", "")
     return Settings(
         command=given.command,
         data_dir=folder,
@@ -102,11 +109,11 @@ def read(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
         host_name=_host_name(given.name or env.get("HEARTH_HOST_NAME") or os.uname().nodename),
         join_token=given.join_token or env.get("HEARTH_JOIN_TOKEN", ""),
         runtime=_runtime(given.runtime or env.get("HEARTH_RUNTIME") or "auto"),
-        relay_listen=_listen(given.relay_listen or env.get("HEARTH_RELAY_LISTEN")),
-        relay_public_url=(given.relay_public_url or env.get("HEARTH_RELAY_PUBLIC_URL", "")).rstrip(
-            "/"
-        ),
+        relay_listen=listen,
+        relay_public_url=public_url.rstrip("/"),
         relay_certificate=_certificate(given.relay_tls_cert, given.relay_tls_key),
+        group_address=_group_address(env.get("HEARTH_GROUP_ADDRESS"), listen[0], public_url),
+        group_ports=_ports(env.get("HEARTH_GROUP_PORTS")),
         fetch_bytes_per_second=_bytes(env.get("HEARTH_FETCH_BYTES_PER_SECOND", "0")),
         compiled_dir=Path(env["HEARTH_COMPILED_DIR"]) if env.get("HEARTH_COMPILED_DIR") else None,
         stop_process_replicas=given.stop_replicas == "process",
@@ -184,6 +191,24 @@ def _listen(address: str | None) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         raise UsageError(f"--relay-listen {address!r} is no address: use HOST:PORT")
     return match["host"].strip("[]"), int(match["port"])
+
+
+def _group_address(given: str | None, relay_host: str, public_url: str) -> str:
+    """Return `given`, else where the relay is reached: other hosts come the same way."""
+    if given and not _ADDRESS.fullmatch(given):
+        raise UsageError(f"HEARTH_GROUP_ADDRESS {given!r} is no address: use an IP or a host name")
+    if given:
+        return given
+    if relay_host in ("0.0.0.0", "::"):
+        return urlsplit(public_url).hostname or ""
+    return relay_host
+
+
+def _ports(text: str | None) -> tuple[int, int]:
+    first, _, last = (text or "29500-29599").partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
+        raise UsageError(f"HEARTH_GROUP_PORTS is {text!r}: use FIRST-LAST within 1024-65535")
+    return int(first), int(last)
 
 
 def _log_level(word: str) -> str:

@@ -97,6 +97,10 @@ class Inventory(Message, frozen=True, kw_only=True):
     """Base address at which gateways reach this host's relay, empty while it is not up."""
     weights: dict[str, str] = {}
     """Weights that lie here whole and can be lent: key -> checksum over all their files."""
+    group_address: str = ""
+    """Where engines of other hosts reach engines of this one, for replicas over several hosts."""
+    group_ports: tuple[int, int] = (29500, 29599)
+    """First and last port where such a replica's engines may meet on this host."""
 
 
 # --- Enrolment -------------------------------------------------------------------------------
@@ -180,13 +184,15 @@ class EngineSpec(Message, frozen=True, kw_only=True):
 
 
 class Seat(Message, frozen=True, kw_only=True):
-    """One member's place in a replica that takes several hosts; rank 0 serves."""
+    """One member's place in a replica that takes several hosts; rank 0 serves, the others work."""
 
     size: int
     rank: int
     master_address: str
     """Of the host of rank 0, as the other hosts reach it."""
     master_port: int
+    own_address: str = ""
+    """Of this member's host, as the other hosts reach it."""
 
 
 class ReplicaOrder(Message, frozen=True, kw_only=True):
@@ -197,7 +203,7 @@ class ReplicaOrder(Message, frozen=True, kw_only=True):
     desired: DesiredPhase
     spec: EngineSpec
     seat: Seat | None = None
-    """None for a replica on one host, which is all that agents run yet."""
+    """None for a replica on one host."""
     answers_baseline: AnswersBaseline | None = None
     """What the live revision's first answers showed, None while nothing serves."""
     stop_grace_seconds: float = 20.0
@@ -287,7 +293,8 @@ class ReplicaReport(Message, frozen=True, kw_only=True):
     `image_missing`, `engine_install`, `start_timeout`, `unhealthy`, `weights_missing`, `refused`
     (this host's policy or the engine's settings do not allow it), `cannot_sleep` (ready: the
     engine slept and gave nothing back), `sleep_off` (ready: it was started without sleep),
-    `sleep_failed`, `wake_failed`, `bad_answers` (the model's first answers make no sense)."""
+    `sleep_failed`, `wake_failed`, `bad_answers` (the model's first answers make no sense),
+    `port_taken` (where the engines of a replica over several hosts were to meet)."""
     exit_code: int | None = None
     log_tail: tuple[str, ...] = ()
     """Last 50 lines, with `failed` only."""

@@ -39,6 +39,8 @@ class Place:
     """Loopback port, only where a Unix socket cannot be used."""
     api_key: str = ""
     """Key of this replica, with a port only."""
+    interface: str = ""
+    """By which it reaches the other hosts of its replica; empty if unknown, or none."""
 
     @property
     def socket(self) -> Path:

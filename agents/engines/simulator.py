@@ -15,7 +15,7 @@ import httpx
 
 import agents
 from agents.answers import Answers
-from agents.engines import kv_events, vllm_api
+from agents.engines import kv_events, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
 from agents.runtimes.base import Launch
 from agents.simulator.faults import parse_fault
@@ -62,10 +62,12 @@ class SimulatorEngine:
         _check_names(order.spec.served_names)
         _check_task(order.spec.task)
         _check(settings)
+        vllm_flags.check_seat(order)
         flags = (
             *_listen(place),
             *_serving_flags(order),
             *_model_flags(order, settings),
+            *vllm_flags.seat_flags(order),
             *kv_events.flags(order.spec, str(place.run_dir)),
         )
         return Launch(

@@ -82,6 +82,7 @@ class VllmEngine:
                 *_sleep(spec),
             ),
             env=_environment(spec, folder, _cache(place, folder))
+            | _group_environment(order, place)
             | _key(place)
             | _dev_mode(spec, place),
             run_dir=place.run_dir,
@@ -91,6 +92,7 @@ class VllmEngine:
             memory_bytes=spec.memory_bytes,
             shm_bytes=spec.shm_bytes,
             stop_grace_seconds=order.stop_grace_seconds,
+            host_network=order.seat is not None,
         )
 
     def read_line(self, line: str) -> StageMark | None:
@@ -186,6 +188,17 @@ def _environment(spec: EngineSpec, folder: str, cache: str) -> dict[str, str]:
     elif len(spec.gpu_uuids) > 1:
         environment |= {"NCCL_SOCKET_IFNAME": "lo", "GLOO_SOCKET_IFNAME": "lo"}
     return environment
+
+
+def _group_environment(order: ReplicaOrder, place: Place) -> dict[str, str]:
+    """Return the variables of an engine that talks with others: its address, its interface.
+
+    Without an interface NCCL and Gloo look for one themselves.
+    """
+    if order.seat is None:
+        return {}
+    address = {"VLLM_HOST_IP": order.seat.own_address or order.seat.master_address}
+    return address | dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), place.interface)
 
 
 @dataclass(frozen=True)

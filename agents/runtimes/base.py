@@ -58,6 +58,8 @@ class Launch:
     memory_bytes: int | None = None
     shm_bytes: int | None = None
     stop_grace_seconds: float = 20.0
+    host_network: bool = False
+    """It talks with engines on other hosts; else a container has no network at all."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Pure: what the agent allows a container is decided here and nowhere else, so nothing of it can come
 from an order. Read-only root, no capabilities, no network (the engine is reached by the Unix
-socket in its run folder), an unprivileged user, bounded memory, processes and log.
+socket in its run folder; one of several hosts needs the host's), an unprivileged user, bounded
+memory, processes and log.
 Source: Docker Engine API 1.41, ContainerCreate.
 """
 
@@ -55,7 +56,7 @@ def create_body(launch: Launch, setting: Setting) -> dict[str, Any]:
 def _host_config(launch: Launch, setting: Setting) -> dict[str, Any]:
     run_dir = Mount(source=launch.run_dir, target=CONTAINER_RUN_DIR, read_only=False)
     config: dict[str, Any] = {
-        "NetworkMode": "none",
+        "NetworkMode": "host" if launch.host_network else "none",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],

@@ -14,6 +14,7 @@ import msgspec
 from agents.simulator.core import Limits, Timing
 from agents.simulator.faults import Fault, parse_fault
 from agents.simulator.kv_events import KvEventsConfig
+from agents.simulator.party import Place
 
 TASKS = ("chat", "embed", "rerank")
 """What it acts out."""
@@ -45,6 +46,8 @@ class Options:
     request_id_headers: bool = False
     dev_mode: bool = False
     kv_events: KvEventsConfig | None = None
+    place: Place = field(default_factory=Place)
+    """Among engines on several hosts; those above rank 0 serve nothing."""
 
     @property
     def generates(self) -> bool:
@@ -93,6 +96,12 @@ def parse_options(argv: Sequence[str]) -> Options:
         request_id_headers=given.enable_request_id_headers,
         dev_mode=given.dev_mode,
         kv_events=given.kv_events_config,
+        place=Place(
+            nodes=given.nnodes,
+            rank=given.node_rank,
+            address=given.master_addr,
+            port=given.master_port,
+        ),
     )
 
 
@@ -112,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A simulated inference engine with vLLM's HTTP API. It computes no model.",
     )
     _add_serving(parser)
+    _add_hosts(parser)
     _add_capacity(parser)
     _add_behaviour(parser)
     return parser
@@ -136,6 +146,17 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
     add("--enable-request-id-headers", action="store_true")
     add("--kv-events-config", type=_kv_events, help="JSON; publishes what the cache holds")
     add("--dev-mode", action="store_true", help="serve /sleep, /wake_up, /pause, /resume …")
+
+
+def _add_hosts(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("one of several hosts, as vLLM").add_argument
+    alone = Place()
+    add("--nnodes", type=_whole(1), default=alone.nodes)
+    add("--node-rank", type=_whole(0), default=alone.rank)
+    add("--master-addr", default=alone.address)
+    add("--master-port", type=_whole(1), default=alone.port)
+    add("--headless", action="store_true", help="as vLLM's; the rank decides")
+    add("--distributed-executor-backend", choices=("mp",), default="mp")
 
 
 def _add_capacity(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ import logging
 import signal
 import time
 
+from agents.simulator import party
 from agents.simulator.answers import Author
 from agents.simulator.api import Api
 from agents.simulator.core import Core
@@ -64,6 +65,11 @@ class Server:
             await self._exit_code
         ballast = Ballast(self._options.memory_bytes)
         ballast.fill()
+        place = self._options.place
+        if place.nodes > 1:
+            await party.meet(place, lambda: self._exit(1))
+        if place.rank > 0:
+            return
         await load(self._options)
         self._replica = self._make_replica(ballast)
         await self._listen(Api(self._replica))

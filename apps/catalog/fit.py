@@ -19,7 +19,6 @@ from apps.catalog.rooms import GpuRoom, HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
 
 __all__ = [
-    "NO_GROUPS",
     "Choice",
     "DoesNotFit",
     "Fit",
@@ -35,9 +34,6 @@ __all__ = [
     "with_remedies",
 ]
 
-
-NO_GROUPS = "replicas over several hosts are planned, and not started yet"
-"""Said wherever a group of hosts is offered."""
 
 HELPED_HOSTS = 20
 """For so many hosts that are too full the change is looked for that would help."""
@@ -72,7 +68,7 @@ class Choice:
 
 
 class DoesNotFit(Exception):
-    """No host can take the model; says why for each host, and what would fit."""
+    """No host can take the model alone; says why for each host, and what would fit."""
 
     def __init__(self, slug: str, fit: Fit) -> None:
         self.reasons = tuple(f"{host.host}: {host.reason}" for host in fit.hosts)
@@ -81,8 +77,6 @@ class DoesNotFit(Exception):
         why = "; ".join(self.reasons) or "no host has joined yet"
         hint = f". Nearest that fits: {_named(fit.nearest)}" if fit.nearest else ""
         self.group = fit.group
-        if fit.group:
-            hint += f". {fit.group}; {NO_GROUPS}"
         super().__init__(f"{slug} fits no host: {why}{hint}.")
 
 

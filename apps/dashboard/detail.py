@@ -1,6 +1,6 @@
 """What the page of one deployment tells: its start, its failure, its replicas, its prices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -8,9 +8,9 @@ from uuid import UUID
 from apps.dashboard import rows, words
 from apps.dashboard.queries import Seen
 from apps.dashboard.words import Status
-from apps.deployments import actions
+from apps.deployments import actions, members
 from apps.deployments import queries as deployment_queries
-from apps.deployments.models import Replica
+from apps.deployments.models import Member, Replica
 from apps.deployments.states import COMING, DesiredReplica, ReplicaPhase
 from apps.fleet import queries as fleet_queries
 from apps.lib.problems import Problem
@@ -159,34 +159,62 @@ class ReplicaRow:
     """From the order to ready, when it is ready."""
     restarts: int
     leaving: bool
+    members: tuple["MemberRow", ...] = ()
+    """Of one over several hosts, by rank."""
 
     @property
     def short(self) -> str:
         return self.id[:8]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemberRow:
+    """One host's part of a replica over several."""
+
+    rank: int
+    host: str
+    device: str
+    status: Status
+    reason: str
+
+
 def replica_rows(seen: Seen, numbers: FleetNumbers) -> list[ReplicaRow]:
     """Return the replicas that are not gone, oldest first."""
-    return [_replica_row(replica, numbers) for replica in seen.replicas]
+    parts = members.of(seen.replicas)
+    return [_replica_row(row, numbers, parts.get(row.pk, ())) for row in seen.replicas]
 
 
-def _replica_row(replica: Replica, numbers: FleetNumbers) -> ReplicaRow:
+def _replica_row(replica: Replica, numbers: FleetNumbers, parts: Iterable[Member]) -> ReplicaRow:
     ready_at = replica.ready_at if replica.phase == ReplicaPhase.READY else None
-    names = rows.gpu_names(replica)
     return ReplicaRow(
         id=str(replica.pk),
         status=words.of_replica(replica.phase),
         phase=replica.phase,
         reason=replica.reason,
         host=replica.host.name if replica.host else "",
-        device=f"{len(names)}× {names[0]}" if names else "CPU",  # noqa: RUF001  # a times sign
+        device=_device(replica),
         revision=replica.revision.number,
         since=replica.phase_at,
         numbers=numbers.replicas.get(str(replica.pk), ReplicaNumbers()),
         start_seconds=sum(replica.stage_seconds.values()) if ready_at else None,
         restarts=replica.restarts,
         leaving=replica.desired != DesiredReplica.RUNNING,
+        members=tuple(
+            MemberRow(
+                rank=part.rank,
+                host=part.host.name,
+                device=_device(part),
+                status=words.of_replica(part.phase),
+                reason=part.reason,
+            )
+            for part in parts
+        ),
     )
+
+
+def _device(place: Replica | Member) -> str:
+    names = rows.gpu_names(place)
+    return f"{len(names)}× {names[0]}" if names else "CPU"  # noqa: RUF001  # a times sign
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from django.db.models import Prefetch
 
 from apps.dashboard import prices
 from apps.deployments import queries as deployment_queries
-from apps.deployments.models import Deployment, Event, Replica, Revision
+from apps.deployments.models import Deployment, Event, Member, Replica, Revision
 from apps.deployments.queries import Status
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import queries as fleet_queries
@@ -98,8 +98,17 @@ def events(*, deployment: str = "", limit: int = 20) -> list[Event]:
 
 
 def hosts() -> list[Host]:
-    """Return all hosts by name, each with its replicas that are not gone. Two queries."""
+    """Return all hosts by name, each with its replicas that are not gone. Three queries.
+
+    In `others` each has the members that it holds of replicas whose head is elsewhere.
+    """
     replicas = Replica.objects.exclude(phase=ReplicaPhase.STOPPED).select_related("deployment")
     ordered = replicas.defer("log_tail").order_by("created_at", "id")
     rows = Host.objects.order_by("name", "id")
-    return list(rows.prefetch_related(Prefetch("replicas", ordered)))
+    others = Member.objects.filter(rank__gt=0).exclude(phase=ReplicaPhase.STOPPED)
+    parts = others.select_related("replica__deployment").order_by("replica_id")
+    return list(
+        rows.prefetch_related(
+            Prefetch("replicas", ordered), Prefetch("members", parts, to_attr="others")
+        )
+    )

@@ -8,7 +8,7 @@ from apps.catalog import catalog
 from apps.dashboard import history, words
 from apps.dashboard.queries import Seen
 from apps.dashboard.words import Status
-from apps.deployments.models import Replica
+from apps.deployments.models import Member, Replica
 from apps.deployments.states import DesiredDeployment
 from apps.fleet.queries import inventory_of
 from apps.telemetry.numbers import FleetNumbers, Flow
@@ -120,11 +120,13 @@ def device(seen: Seen) -> str:
     if not gpus:
         return "CPU"
     names = [name for replica in seen.replicas for name in gpu_names(replica)]
-    return f"{gpus}× {names[0] if names else 'GPU'}"  # noqa: RUF001  # a multiplication sign
+    hosts = seen.revision.need.get("hosts", 1)
+    where = f" on {hosts} hosts" if hosts > 1 else ""
+    return f"{gpus}× {names[0] if names else 'GPU'}{where}"  # noqa: RUF001  # a multiplication sign
 
 
-def gpu_names(replica: Replica) -> list[str]:
-    """Return the short names of a replica's GPUs."""
+def gpu_names(replica: Replica | Member) -> list[str]:
+    """Return the short names of a replica's GPUs, or of those of one of its members."""
     if replica.host is None or not replica.gpu_uuids:
         return []
     gpus = {gpu.uuid: gpu.name for gpu in inventory_of(replica.host).gpus}

@@ -10,7 +10,6 @@ from agents.custom import CustomEngine
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
 from apps.catalog.fit import (
-    NO_GROUPS,
     DoesNotFit,
     HostFit,
     HostRoom,
@@ -204,8 +203,17 @@ def _no(entry: Entry, wish: Wish, rooms: Sequence[HostRoom], error: DoesNotFit) 
         line = f"Too big now: {units.bytes_(short.missing_bytes)} short on {short.host}"
     else:
         line = f"Does not fit: {answers.hosts[0].reason}" if answers.hosts else str(error)
-    group = f"{answers.group}; {NO_GROUPS}" if answers.group else ""
-    return Plan(fits=False, line=line, hosts=answers.hosts, nearest=answers.nearest, group=group)
+    if (group := answers.group) is not None:
+        where = f"{len(group.hosts)} hosts together · {group.fit.variant}"
+        return Plan(
+            fits=True,
+            line=f"Fits {where} on {group.gpus_each * len(group.hosts)} GPUs",
+            variant=group.fit.variant,
+            best=group.fit,
+            hosts=answers.hosts,
+            group=str(group),
+        )
+    return Plan(fits=False, line=line, hosts=answers.hosts, nearest=answers.nearest)
 
 
 def _missing(answer: HostFit) -> int:

@@ -17,6 +17,7 @@ from apps.accounts.actions import audit
 from apps.deployments import (
     conflicts,
     differences,
+    members,
     naming,
     observed,
     queries,
@@ -45,6 +46,7 @@ from apps.fleet import actions as fleet_actions
 from apps.lib import doorbell, live
 from apps.lib.problems import Problem
 
+NO_GROUP_SLEEPS = "a replica over several hosts is not put to sleep"
 READ_SECONDS = 10.0
 """How long a read from an agent may take."""
 
@@ -229,7 +231,7 @@ def order_gone(replica: Replica, *, now: datetime, why: str, actor: str) -> None
     if replica.host_id is None:
         observed.move_replica(replica, ReplicaPhase.STOPPED, now=now, reason=why, actor=actor)
     else:
-        fleet_actions.bump_revision(replica.host_id)
+        fleet_actions.bump_revisions(members.hosts_of(replica))
     live.publish(live.deployment_group(replica.deployment.name), "replica")
 
 
@@ -275,9 +277,13 @@ def _add_revision(
         spec=msgspec.to_builtins(specs.named(recipe.spec, deployment.name)),
         need=recipe.need,
         fit=recipe.fit,
+        sleep_fault=NO_GROUP_SLEEPS if "hosts" in recipe.need else "",
         created_by=actor,
         created_at=now,
     )
+
+
+_COPIED = ("variant", "engine", "device", "task", "settings", "spec", "need", "fit", "sleep_fault")
 
 
 def copy_revision(deployment: Deployment, old: Revision, *, actor: str, now: datetime) -> Revision:
@@ -287,10 +293,7 @@ def copy_revision(deployment: Deployment, old: Revision, *, actor: str, now: dat
         number=_next_number(deployment),
         created_by=actor,
         created_at=now,
-        **{
-            name: getattr(old, name)
-            for name in ("variant", "engine", "device", "task", "settings", "spec", "need")
-        },
+        **{name: getattr(old, name) for name in _COPIED},
     )
 
 

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from apps.accounts.api import caller
 from apps.accounts.idempotency import IdempotentWrites
 from apps.accounts.states import Role
-from apps.deployments import actions, hosts, logs, queries
+from apps.deployments import actions, hosts, logs, members, queries
 from apps.deployments.api import NAME
 from apps.deployments.models import Decision, Event, Replica
 from apps.deployments.presenting import replica_row
@@ -51,7 +51,10 @@ class ReplicaList(GenericAPIView[Replica]):
         found = queries.replicas_of(queries.get(name), stopped=query.validated_data["stopped"])
         page = self.paginate_queryset(found) or []
         numbers = live.numbers()
-        return self.get_paginated_response([replica_row(replica, numbers) for replica in page])
+        parts = members.of(page)
+        return self.get_paginated_response(
+            [replica_row(replica, numbers, parts.get(replica.pk, ())) for replica in page]
+        )
 
 
 @extend_schema(
@@ -73,7 +76,8 @@ class ReplicaRestart(IdempotentWrites, GenericAPIView[Replica]):
         replica = queries.replica(deployment, replica_id)
         actions.restart_replica(replica, actor=caller(request).username, now=clock.now())
         row = queries.replicas_of(deployment, stopped=True).get(pk=replica.pk)
-        return Response(replica_row(row, live.numbers()), status=202)
+        parts = members.of([row]).get(row.pk, ())
+        return Response(replica_row(row, live.numbers(), parts), status=202)
 
 
 @extend_schema(parameters=[NAME])

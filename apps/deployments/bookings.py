@@ -9,6 +9,7 @@ here only what is booked counts.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
@@ -35,7 +36,7 @@ class NotBooked(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What one replica is to have on one host."""
+    """What one replica is to have on one host. Those of one replica stand together."""
 
     replica_id: UUID
     host_id: UUID
@@ -76,9 +77,10 @@ def book(
 
 @transaction.atomic
 def book_all(wishes: Sequence[Wish]) -> dict[UUID, NotBooked]:
-    """Book what `wishes` say, each wholly or not at all; return by replica why not.
+    """Book what `wishes` say, all of a replica or nothing of it; return by replica why not.
 
-    A fixed number of queries, however many wishes. A later wish sees what an earlier one took.
+    A replica over several hosts has one wish for each. A fixed number of queries, however many
+    wishes. A later wish sees what an earlier one took.
     Raises NotBooked, with nothing booked, when the database finds a device overdrawn all the same.
     """
     ids = sorted({wish.host_id for wish in wishes})
@@ -87,18 +89,17 @@ def book_all(wishes: Sequence[Wish]) -> dict[UUID, NotBooked]:
     reserved = reservations(hosts=ids)
     missing: dict[UUID, NotBooked] = {}
     granted: list[Wish] = []
-    for wish in wishes:
-        if wish.host_id not in hosts:
-            missing[wish.replica_id] = NotBooked("the host is gone")
-            continue
-        host, inventory = hosts[wish.host_id]
+    for replica_id, together in groupby(wishes, key=lambda wish: wish.replica_id):
+        parts = list(together)
         try:
-            _check(host, inventory, reserved[host.pk], wish)
+            for wish in parts:
+                _check(hosts.get(wish.host_id), reserved[wish.host_id], wish)
         except NotBooked as refusal:
-            missing[wish.replica_id] = refusal
-        else:
-            reserved[host.pk].take(wish.gpu_uuids, wish.memory_bytes, whole=wish.whole)
-            granted.append(wish)
+            missing[replica_id] = refusal
+            continue
+        for wish in parts:
+            reserved[wish.host_id].take(wish.gpu_uuids, wish.memory_bytes, whole=wish.whole)
+        granted += parts
     _write(granted, _capacities(hosts, granted))
     return missing
 
@@ -159,8 +160,11 @@ def book_awake(replica: Replica) -> None:
         _sum_up([booking.capacity])
 
 
-def _check(host: Host, inventory: Inventory, reserved: Reserved, wish: Wish) -> None:
+def _check(found: tuple[Host, Inventory] | None, reserved: Reserved, wish: Wish) -> None:
     """Raise NotBooked unless nobody else has booked what `wish` needs."""
+    if found is None:
+        raise NotBooked("the host is gone")
+    host, inventory = found
     if gone := missing_gpus(inventory, wish.gpu_uuids):
         raise NotBooked(f"GPU {', '.join(gone)} is gone from {host.name}")
     totals = {gpu.uuid: gpu.memory_total_bytes for gpu in inventory.gpus}

@@ -4,7 +4,7 @@ A replica that is wanted stays in the snapshot while it drains; a tombstone (`ab
 the agent has said that it is gone. What is not in the snapshot is not touched by the agent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -18,10 +18,11 @@ from agents.wire import (
     ReadKind,
     ReadOrder,
     ReplicaOrder,
+    Seat,
     SyncReply,
 )
 from apps.deployments import lenders
-from apps.deployments.models import ReadRequest, Replica
+from apps.deployments.models import Member, ReadRequest, Replica
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import CacheItem, Host
@@ -36,13 +37,21 @@ def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
     """Return everything that is wanted of the host, at its newest revision."""
     host = Host.objects.only("revision", "relay_key").get(pk=host_id)
     rows = (
-        Replica.objects.filter(host_id=host_id)
+        Replica.objects.filter(host_id=host_id, master_port=None)
         .exclude(phase=ReplicaPhase.STOPPED)
         .select_related("revision", "deployment__scaling")
         .order_by("created_at", "id")
     )
+    parts = (
+        Member.objects.filter(host_id=host_id)
+        .exclude(phase=ReplicaPhase.STOPPED)
+        .select_related("host", "replica__host", "replica__revision", "replica__deployment")
+        .order_by("replica__created_at", "replica_id")
+    )
     baselines = _baselines(rows)
-    orders = tuple(_order(row, baselines) for row in rows)
+    orders = (*(_order(row, baselines) for row in rows), *map(_member_order, parts))
+    coming = {str(row.pk) for row in rows if row.phase not in SETTLED}
+    coming |= {str(part.replica_id) for part in parts if part.phase not in SETTLED}
     items = _cache_items(host_id)
     return SyncReply(
         incarnation=str(fleet_actions.incarnation()),
@@ -50,7 +59,7 @@ def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
         agent_epoch=agent_epoch,
         replicas=orders,
         cache_items=items,
-        lenders=lenders.for_host(host_id, _to_bring(rows, orders, items)),
+        lenders=lenders.for_host(host_id, _to_bring(coming, orders, items)),
         requests=_reads(host_id, now),
         relay_key_sha256=(secrets.digest(host.relay_key),) if host.relay_key else (),
         weights_key_sha256=(
@@ -115,6 +124,30 @@ def _order(replica: Replica, baselines: list[tuple[UUID, AnswersBaseline]]) -> R
     )
 
 
+def _member_order(member: Member) -> ReplicaOrder:
+    """Return the order for one part of a replica over several hosts. It never sleeps."""
+    replica = member.replica
+    assert replica.host is not None  # placed, and as a group
+    assert replica.master_port is not None
+    spec = msgspec.convert(replica.revision.spec, EngineSpec)
+    gone = replica.desired == DesiredReplica.ABSENT
+    return ReplicaOrder(
+        replica_id=str(replica.pk),
+        deployment=replica.deployment.name,
+        generation=replica.generation,
+        desired=DesiredPhase.ABSENT if gone else DesiredPhase.RUNNING,
+        spec=msgspec.structs.replace(spec, gpu_uuids=tuple(member.gpu_uuids)),
+        seat=Seat(
+            size=int(replica.revision.need["hosts"]),
+            rank=member.rank,
+            master_address=inventory_of(replica.host).group_address,
+            master_port=replica.master_port,
+            own_address=inventory_of(member.host).group_address,
+        ),
+        stop_grace_seconds=STOP_GRACE_SECONDS,
+    )
+
+
 def _phase(replica: Replica) -> DesiredPhase:
     """Return the agent's word: a replica that is to sleep runs until it is drained."""
     if replica.desired == DesiredReplica.ABSENT:
@@ -136,10 +169,9 @@ def _cache_items(host_id: UUID) -> tuple[CacheOrder, ...]:
 
 
 def _to_bring(
-    rows: Iterable[Replica], orders: Iterable[ReplicaOrder], items: Iterable[CacheOrder]
+    coming: Collection[str], orders: Iterable[ReplicaOrder], items: Iterable[CacheOrder]
 ) -> set[str]:
-    """Return the keys of weights that the host may still have to bring."""
-    coming = {str(row.pk) for row in rows if row.phase not in SETTLED}
+    """Return the keys of weights that the host may still have to bring, for replicas `coming`."""
     keys = {key for o in orders if o.replica_id in coming for key in lenders.keys_of(o.spec)}
     ahead = (item.weights for item in items if item.weights is not None)
     return keys.union(key for ref in ahead for key in lenders.keys_of_weights(ref))

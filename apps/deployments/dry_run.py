@@ -16,9 +16,10 @@ from apps.deployments.foretelling import Foretold, foretell
 from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import NewDeployment
 from apps.deployments.recipes import Recipe
+from apps.deployments.reconcile import groups
 from apps.deployments.reconcile.fleet import Fleet
 from apps.deployments.reconcile.load import constraints_of, wanted_revision
-from apps.deployments.reconcile.placement import NotPlaced, Placed, place
+from apps.deployments.reconcile.placement import NotPlaced, Placed
 from apps.deployments.rollouts import policy_of
 from apps.deployments.room import fit_rooms
 from apps.deployments.states import ReplicaPhase
@@ -58,9 +59,9 @@ class Plan:
     first_replica: Placed | NotPlaced
     """Where it would go now, or why nowhere: candidates with their scores, refusals by host."""
     group: GroupFit | None
-    """When no host fits alone: hosts that would hold it together."""
+    """When no host fits alone: hosts that hold it together."""
     cost_per_hour_usd: float | None
-    """Of all wanted replicas at the first host that fits."""
+    """Of all wanted replicas at the first host that fits, or on the hosts of the group."""
     differences: tuple[Difference, ...]
     takeover: Foretold | None
     """How it would take over from what serves under that name; None if nothing does."""
@@ -76,14 +77,13 @@ def plan(order: NewDeployment) -> Plan:
         naming.check(order.name)
     hoping = replace(order, placement=replace(order.placement, wait=True))
     recipe = recipes.cook(hoping)
-    by_fit = recipe.spec.engine is EngineKind.VLLM
-    answer = recipes.fits(order) if by_fit else Fit(hosts=_plain_fits(recipe))
+    answer = recipes.fits(order) if _is_by_fit(recipe) else Fit(hosts=_plain_fits(recipe))
     hosts = priced(answer.hosts)
     fitting = [host for host in hosts if host.fit.fits]
     wanted = 1 if order.scaling.min_replicas is None else order.scaling.min_replicas
-    first = fitting[0].cost_per_hour_usd if fitting else None
+    first = fitting[0].cost_per_hour_usd if fitting else _price_of(answer.group)
     return Plan(
-        fits=bool(fitting),
+        fits=bool(fitting) or answer.group is not None,
         name=order.name or _next_name(order.catalog),
         catalog=order.catalog,
         recipe=recipe,
@@ -96,13 +96,19 @@ def plan(order: NewDeployment) -> Plan:
     )
 
 
+def _is_by_fit(recipe: Recipe) -> bool:
+    """Return whether the fit is made for its engine: vLLM's, or a simulator in its place."""
+    kind, on_gpus = recipe.spec.engine, recipe.spec.device == Device.CUDA
+    return kind is EngineKind.VLLM or (kind is EngineKind.SIMULATOR and on_gpus)
+
+
 def _place(recipe: Recipe) -> Placed | NotPlaced:
     """Ask placement, as the controller would for the first replica. Seven queries."""
     row = Revision(
         number=1, device=recipe.spec.device, need=dict(recipe.need), fit=dict(recipe.fit)
     )
     constraints = constraints_of(recipe.placement)
-    return place(wanted_revision(row), constraints, Fleet().hosts(), {})
+    return groups.place(wanted_revision(row), constraints, Fleet().hosts(), {})[0]
 
 
 def _takeover(order: NewDeployment, *, has_room: bool) -> Foretold | None:
@@ -162,6 +168,24 @@ def _share(fit: HostFit, host: Host) -> Decimal:
         memory_bytes=fit.reserve_bytes,
         host_memory_bytes=inventory.memory_total_bytes,
     )
+
+
+def _price_of(group: GroupFit | None) -> float | None:
+    """Return what an hour of one replica costs on the hosts of `group`. Two queries, or none."""
+    if group is None:
+        return None
+    book = price_book()
+    shares = [
+        price_of(host, book)[0]
+        * share_of_host(
+            gpus=group.gpus_each,
+            host_gpus=len(host.inventory.get("gpus", ())),
+            memory_bytes=0,
+            host_memory_bytes=0,
+        )
+        for host in Host.objects.filter(name__in=group.hosts)
+    ]
+    return float(sum(shares))
 
 
 def _differences(name: str | None, recipe: Recipe) -> tuple[Difference, ...]:

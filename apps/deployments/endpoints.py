@@ -25,7 +25,7 @@ from agents.wire import (
     decode,
     encode,
 )
-from apps.deployments import caches, desired, observed, sessions
+from apps.deployments import caches, desired, members, observed, sessions
 from apps.deployments.models import ReadRequest
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import Host
@@ -186,6 +186,7 @@ def _record(host: Host, report: Report, now: datetime) -> None:
     if report.cache_items:
         caches.record(host, report.cache_items, now)
     observed.record_reports(host, report.replicas, now)
+    members.record_reports(host, report.replicas, now)
 
 
 def _keep_answer(host: Host, answer: ReadReply) -> bool:

@@ -110,7 +110,8 @@ def device_kind(replica: Replica) -> str:
 
 def predicted_parts(revision: Revision) -> dict[str, int]:
     """Return by part what the revision was ordered with."""
-    parts = {part: int(size) for part, size in revision.need.items() if part != "gpus"}
+    counts = ("gpus", "hosts")
+    parts = {part: int(size) for part, size in revision.need.items() if part not in counts}
     return parts | {"kv_tokens": int(revision.fit.get("kv_tokens") or 0)}
 
 

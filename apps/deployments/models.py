@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from django.db import models
 
+from apps.deployments.member_rows import Member as Member
 from apps.deployments.states import (
     DeploymentPhase,
     DesiredDeployment,
@@ -94,7 +95,8 @@ class Revision(models.Model):
     spec = models.JSONField()
     """`agents.wire.EngineSpec` as JSON, without GPUs: complete and final."""
     need = models.JSONField(default=dict)
-    """`{weights_bytes, kv_bytes, …, total_bytes, gpus}`: the parts of `apps.catalog.need.Need`."""
+    """`{weights_bytes, kv_bytes, …, total_bytes, gpus}`: the parts of `apps.catalog.need.Need`;
+    with `hosts`, the GPUs are those of so many hosts, of each as many."""
     fit = models.JSONField(default=dict)
     """What placement and the comparison with the engine's own report go by; see `recipes`."""
     sleep_fault = models.TextField(default="")
@@ -267,6 +269,8 @@ class Replica(models.Model):
     gpu_uuids = models.JSONField(default=list)
     memory_bytes = models.PositiveBigIntegerField(default=0)
     """Bytes reserved: per GPU of `gpu_uuids`, or of the host's memory for a CPU replica."""
+    master_port = models.PositiveIntegerField(null=True)
+    """Of a replica over several hosts (`members`): where they meet on the host of the head."""
     drain_until = models.DateTimeField(null=True)
     retry_at = models.DateTimeField(null=True)
     """When a failed replica is tried again."""
@@ -310,6 +314,11 @@ class Replica(models.Model):
 
     def __str__(self) -> str:
         return f"{self.id} {self.phase}"
+
+    @property
+    def is_group(self) -> bool:
+        """Return whether it was placed over several hosts."""
+        return self.master_port is not None
 
 
 class Booking(models.Model):

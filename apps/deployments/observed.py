@@ -264,6 +264,8 @@ def _follow(replica: Replica, report: ReplicaReport, now: datetime) -> bool:
         return False
     if old is ReplicaPhase.DRAINING and new is ReplicaPhase.READY:
         return False  # it serves what it holds: draining is the control plane's word
+    if replica.is_group and (new is ReplicaPhase.STOPPED or old is ReplicaPhase.FAILED):
+        return False  # of several hosts this is only the head's: the planner looks at all of them
     actor = f"agent:{replica.host.name}" if replica.host else "agent"
     _keep_start(replica, report, now)
     way = path(old, new)

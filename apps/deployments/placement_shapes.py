@@ -116,9 +116,16 @@ class CandidateOutput(serializers.Serializer[Any]):
     terms = serializers.DictField(child=serializers.FloatField(), help_text="Each from 0 to 1.")
 
 
+class SeatOutput(serializers.Serializer[Any]):
+    rank = serializers.IntegerField(help_text="0 is the head: it alone serves.")
+    host = serializers.CharField()
+    gpu_uuids = serializers.ListField(child=serializers.CharField())
+
+
 class FirstReplicaOutput(serializers.Serializer[Any]):
     host = serializers.CharField(help_text="Empty when it would wait for room.")
     gpu_uuids = serializers.ListField(child=serializers.CharField())
+    members = SeatOutput(many=True, help_text="By rank; empty for a replica on one host.")
     reason = serializers.CharField()
     fitted = serializers.IntegerField(help_text="How many hosts fitted.")
     candidates = CandidateOutput(many=True, help_text="The best five, the chosen one first.")

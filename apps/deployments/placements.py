@@ -19,7 +19,7 @@ MEASUREMENTS_SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
-    """What one replica has booked on its host."""
+    """What one replica has booked on a host."""
 
     replica: UUID
     phase: str
@@ -98,18 +98,18 @@ def _holdings(deployment: Deployment) -> Iterable[Holding]:
     rows = (
         Booking.objects.filter(replica__deployment=deployment)
         .select_related("replica", "capacity__host")
-        .order_by("replica__created_at", "replica_id", "capacity__gpu_uuid")
+        .order_by("replica__created_at", "replica_id", "id")
     )
-    grouped: dict[UUID, list[Booking]] = {}
+    grouped: dict[tuple[UUID, UUID], list[Booking]] = {}
     for row in rows:
-        grouped.setdefault(row.replica_id, []).append(row)
-    for replica_id, bookings in grouped.items():
+        grouped.setdefault((row.replica_id, row.capacity.host_id), []).append(row)
+    for (replica_id, _), bookings in grouped.items():
         first = bookings[0]
         yield Holding(
             replica=replica_id,
             phase=first.replica.phase,
             host=first.capacity.host.name,
-            gpu_uuids=tuple(b.capacity.gpu_uuid for b in bookings if b.capacity.gpu_uuid),
+            gpu_uuids=tuple(sorted(b.capacity.gpu_uuid for b in bookings if b.capacity.gpu_uuid)),
             bytes_each=first.bytes,
             whole=first.whole,
             asleep=first.asleep,

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from apps.catalog.fit import NO_GROUPS, GroupFit
+from apps.catalog.fit import GroupFit
 from apps.deployments.dry_run import HostAnswer, Plan
 from apps.deployments.reconcile.placement import NotPlaced, Placed, shown_refusals
 
@@ -37,11 +37,18 @@ def _first_replica(found: Placed | NotPlaced) -> dict[str, Any]:
     return {
         "host": placed.host_name if placed else "",
         "gpu_uuids": list(placed.gpu_uuids) if placed else [],
+        "members": [_member(rank, place) for rank, place in enumerate(placed.places)]
+        if placed and placed.others
+        else [],
         "reason": found.why,
         "fitted": placed.fitted if placed else 0,
         "candidates": [asdict(candidate) for candidate in (placed.candidates if placed else ())],
         **shown_refusals(found),
     }
+
+
+def _member(rank: int, place: Placed) -> dict[str, Any]:
+    return {"rank": rank, "host": place.host_name, "gpu_uuids": list(place.gpu_uuids)}
 
 
 def _group(group: GroupFit) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def _group(group: GroupFit) -> dict[str, Any]:
         "variant": group.fit.variant,
         "settings": msgspec.to_builtins(group.fit.settings),
         "reserve_bytes": group.fit.reserve_bytes,
-        "reason": f"{group}; {NO_GROUPS}",
+        "reason": str(group),
     }
 
 

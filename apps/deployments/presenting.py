@@ -3,13 +3,14 @@
 Plain dictionaries in the shapes of `serializers`; a test holds the two together.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from agents.wire import EngineSpec
 from apps.deployments import rollout_policy
-from apps.deployments.models import Deployment, Replica, Revision, ScalerState
+from apps.deployments.models import Deployment, Member, Replica, Revision, ScalerState
 from apps.deployments.queries import StartProgress, rollout_of, status_of
 from apps.deployments.rollout_presenting import rolling_row
 from apps.deployments.scaling_checks import warnings
@@ -94,12 +95,24 @@ _REPLICA_COLUMNS = (
 )  # fmt: skip
 
 
-def replica_row(replica: Replica, numbers: FleetNumbers) -> dict[str, Any]:
-    """Return the JSON of a replica that was read with its host and revision."""
+_MEMBER_COLUMNS = ("rank", "gpu_uuids", "phase", "phase_at", "reason", "code", "log_tail")
+
+
+def replica_row(
+    replica: Replica, numbers: FleetNumbers, parts: Iterable[Member] = ()
+) -> dict[str, Any]:
+    """Return the JSON of a replica that was read with its host and revision.
+
+    `parts` are its members if it takes several hosts, read with their hosts.
+    """
     return {
         **{name: getattr(replica, name) for name in _REPLICA_COLUMNS},
         "revision": replica.revision.number,
         "host": replica.host.name if replica.host else None,
+        "members": [
+            {"host": part.host.name, **{name: getattr(part, name) for name in _MEMBER_COLUMNS}}
+            for part in parts
+        ],
         "log_tail": replica.log_tail if replica.phase == ReplicaPhase.FAILED else [],
         "live": _replica_live(numbers.replicas.get(str(replica.id), ReplicaNumbers())),
     }

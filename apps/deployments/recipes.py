@@ -16,7 +16,7 @@ from agents.custom import CustomEngine
 from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSettings
 from apps.catalog import catalog
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
-from apps.catalog.fit import DoesNotFit, Fit, Wish, choose_variant, fit, with_remedies
+from apps.catalog.fit import DoesNotFit, Fit, GroupFit, Wish, choose_variant, fit, with_remedies
 from apps.catalog.need import Need, estimate, split_of
 from apps.catalog.rooms import HostRoom
 from apps.catalog.settings import BadSetting, engine_settings
@@ -24,8 +24,8 @@ from apps.catalog.weights import weights_refs
 from apps.deployments import devices, learning, specs
 from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import DRAIN_SECONDS, Change, NewDeployment, PlacementWish, Resources
+from apps.deployments.refusals import check_memory, does_not_fit, problem
 from apps.deployments.room import fit_rooms
-from apps.lib.problems import Problem
 
 SIMULATOR_BYTES = 64 * 1024**2
 """Memory reserved for a simulated replica."""
@@ -68,7 +68,8 @@ def cook(order: NewDeployment, *, instead_of: UUID | None = None) -> Recipe:
     entry = find_entry(order.catalog)
     wanted, overrides = _split_engine(order.engine)
     if wanted is EngineKind.SIMULATOR:
-        return _simulated(entry, order, overrides)
+        rooms = fit_rooms(without=instead_of) if order.placement.device == Device.CUDA else []
+        return _simulated(entry, order, overrides, rooms)
     if entry.custom is not None:
         return _declared(entry, entry.custom, order, overrides)
     return _served(entry, order, overrides, fit_rooms(without=instead_of))
@@ -103,7 +104,9 @@ def _named(recipe: Recipe, name: str) -> Recipe:
 def fits(order: NewDeployment) -> Fit:
     """Return the answer of every host to `order`, and of several together, for the dry run."""
     entry = find_entry(order.catalog)
-    _, overrides = _split_engine(order.engine)
+    kind, overrides = _split_engine(order.engine)
+    if kind is EngineKind.SIMULATOR:
+        overrides.pop("simulator", None)
     wish = _wish(order, overrides)
     variants = entry.ranked_variants if order.variant is None else (_variant(entry, order.variant),)
     rooms = fit_rooms()
@@ -116,14 +119,14 @@ def find_entry(slug: str) -> Entry:
     try:
         return catalog.get(slug)
     except catalog.UnknownEntry as error:
-        raise _problem(400, "unknown_catalog_entry", "catalog", str(error)) from error
+        raise problem(400, "unknown_catalog_entry", "catalog", str(error)) from error
 
 
 def _variant(entry: Entry, name: str) -> Variant:
     try:
         return entry.variant(name)
     except UnknownVariant as error:
-        raise _problem(400, "unknown_variant", "variant", str(error)) from error
+        raise problem(400, "unknown_variant", "variant", str(error)) from error
 
 
 def _split_engine(engine: Mapping[str, Any]) -> tuple[EngineKind, dict[str, Any]]:
@@ -135,14 +138,14 @@ def _split_engine(engine: Mapping[str, Any]) -> tuple[EngineKind, dict[str, Any]
         return EngineKind(kind), overrides
     except ValueError as error:
         known = " or ".join(EngineKind)
-        raise _problem(400, "invalid", "engine.kind", f"{kind!r} is not {known}") from error
+        raise problem(400, "invalid", "engine.kind", f"{kind!r} is not {known}") from error
 
 
 def _served(
     entry: Entry, order: NewDeployment, overrides: dict[str, Any], rooms: Sequence[HostRoom]
 ) -> Recipe:
     if "simulator" in overrides:
-        raise _problem(400, "invalid", "engine.simulator", "is for `engine.kind` `simulator` alone")
+        raise problem(400, "invalid", "engine.simulator", "is for `engine.kind` `simulator` alone")
     if order.variant is not None:
         _variant(entry, order.variant)
     wish = _wish(order, overrides)
@@ -151,13 +154,11 @@ def _served(
     try:
         choice = choose_variant(entry, rooms, wish)
     except BadSetting as error:
-        raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+        raise problem(400, "invalid", f"engine.{error.field}", str(error)) from error
     except DoesNotFit as error:
-        if order.placement.wait:
-            return _hoped_for(entry, order, overrides, str(error))
-        raise _does_not_fit(error) from error
+        return _instead(entry, order, overrides, error)
     if choice.device is Device.CPU and not order.placement.wait:
-        _check_memory(order, rooms)
+        check_memory(order, rooms)
     best = choice.best
     picked = _Picked(
         variant=choice.variant,
@@ -172,23 +173,32 @@ def _served(
     return _recipe(entry, order, picked)
 
 
-def _check_memory(order: NewDeployment, rooms: Sequence[HostRoom]) -> None:
-    """Raise Problem 422 if the order wants more memory than any host has free."""
-    wanted = order.resources.memory_bytes or 0
-    most = max((room.memory_available_bytes for room in rooms), default=0)
-    if wanted > most:
-        raise Problem(
-            422,
-            "does_not_fit",
-            f"resources.memory_bytes: {wanted} bytes are {wanted - most} more than the roomiest "
-            f"host has free; ask for at most {most}.",
-            extra={
-                "field": "resources.memory_bytes",
-                "reasons": [f"{room.name}: {room.memory_available_bytes} bytes" for room in rooms],
-                "missing_bytes": wanted - most,
-                "nearest": None,
-            },
-        )
+def _instead(
+    entry: Entry, order: NewDeployment, overrides: dict[str, Any], error: DoesNotFit
+) -> Recipe:
+    """Return what is done with an order that fits no host alone. Raises Problem 422."""
+    if error.group is not None:
+        return _together(entry, order, error.group)
+    if order.placement.wait:
+        return _hoped_for(entry, order, overrides, str(error))
+    raise does_not_fit(error) from error
+
+
+def _together(entry: Entry, order: NewDeployment, group: GroupFit) -> Recipe:
+    """Return the recipe of a model that outgrows each host and fits several together."""
+    fit = group.fit
+    picked = _Picked(
+        variant=entry.variant(fit.variant),
+        device=fit.device,
+        engine=fit.settings or EngineSettings(),
+        reserve_bytes=fit.reserve_bytes,
+        need=fit.need,
+        reason=f"{group}: {fit.reason}",
+        kv_tokens=fit.kv_tokens,
+        full_length_requests=fit.full_length_requests,
+        hosts=len(group.hosts),
+    )
+    return _recipe(entry, order, picked)
 
 
 def _hoped_for(entry: Entry, order: NewDeployment, overrides: dict[str, Any], why: str) -> Recipe:
@@ -198,7 +208,7 @@ def _hoped_for(entry: Entry, order: NewDeployment, overrides: dict[str, Any], wh
     try:
         engine = engine_settings(variant, device, overrides)
     except BadSetting as error:
-        raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+        raise problem(400, "invalid", f"engine.{error.field}", str(error)) from error
     need = estimate(variant, engine, device)
     picked = _Picked(
         variant=variant,
@@ -223,9 +233,11 @@ class _Picked:
     reason: str
     kv_tokens: int = 0
     full_length_requests: int = 0
+    hosts: int = 1
 
     @property
     def gpus(self) -> int:
+        """Return how many GPUs a replica takes, on all its hosts together."""
         if self.device is Device.CPU:
             return 0
         return split_of(self.engine).gpus
@@ -243,16 +255,17 @@ def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
         served_names=(),
         settings=picked.engine,
         memory_bytes=_limit(reserved, order) if on_cpu else None,
-        shm_bytes=_SHM_BYTES_CPU if on_cpu else _SHM_BYTES_PER_GPU * picked.gpus,
+        shm_bytes=_SHM_BYTES_CPU if on_cpu else _SHM_BYTES_PER_GPU * picked.gpus // picked.hosts,
         max_in_flight=max(64, 4 * (picked.engine.max_num_seqs or 0)),
     )
     spec = specs.extended(spec, entry)
     parts = {} if picked.need is None else {k: int(v) for k, v in asdict(picked.need).items()}
     name = picked.variant.name
+    spread = {"hosts": picked.hosts} if picked.hosts > 1 else {}
     return Recipe(
         variant=name,
         spec=spec,
-        need={**parts, "total_bytes": reserved, "gpus": picked.gpus},
+        need={**parts, "total_bytes": reserved, "gpus": picked.gpus, **spread},
         reason=picked.reason,
         inputs={"variant": name, "device": str(picked.device), "need": parts},
         placement=placement_json(order.placement),
@@ -278,18 +291,24 @@ def _limit(reserved: int, order: NewDeployment) -> int:
     return order.resources.memory_bytes or int(reserved * MEMORY_LIMIT_RATIO)
 
 
-def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) -> Recipe:
-    """Return a recipe for the simulator engine: any model, no weights, on any host."""
-    try:
-        timing = msgspec.convert(overrides.pop("simulator", {}), SimulatorSettings)
-    except msgspec.ValidationError as error:
-        raise _problem(400, "invalid", "engine.simulator", str(error)) from error
+def _simulated(
+    entry: Entry, order: NewDeployment, overrides: dict[str, Any], rooms: Sequence[HostRoom]
+) -> Recipe:
+    """Return a recipe for the simulator engine: any model, no weights, on any host.
+
+    Ordered on `cuda` it takes the GPUs that the real engine would.
+    """
+    timing = _timing(overrides)
+    if order.placement.device == Device.CUDA:
+        real = _served(entry, order, overrides, rooms)
+        spec = msgspec.structs.replace(real.spec, engine=EngineKind.SIMULATOR, simulator=timing)
+        return replace(real, spec=spec, reason=f"{real.reason}; simulated: no model is loaded")
     variant = _variant(entry, order.variant) if order.variant else entry.ranked_variants[0]
     device = next(iter(variant.devices))
     try:
         engine = engine_settings(variant, device, overrides)
     except BadSetting as error:
-        raise _problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+        raise problem(400, "invalid", f"engine.{error.field}", str(error)) from error
     spec = EngineSpec(
         engine=EngineKind.SIMULATOR,
         device=Device.CPU,
@@ -313,13 +332,21 @@ def _simulated(entry: Entry, order: NewDeployment, overrides: dict[str, Any]) ->
     )
 
 
+def _timing(overrides: dict[str, Any]) -> SimulatorSettings:
+    """Take the simulator's own settings out of `overrides`."""
+    try:
+        return msgspec.convert(overrides.pop("simulator", {}), SimulatorSettings)
+    except msgspec.ValidationError as error:
+        raise problem(400, "invalid", "engine.simulator", str(error)) from error
+
+
 def _declared(
     entry: Entry, engine: CustomEngine, order: NewDeployment, overrides: dict[str, Any]
 ) -> Recipe:
     """Return a recipe for an engine that the entry declares itself, with its memory."""
     for name in overrides:
         message = f"is a setting of vLLM, and {entry.slug} has an engine of its own: leave it out"
-        raise _problem(400, "invalid", f"engine.{name}", message)
+        raise problem(400, "invalid", f"engine.{name}", message)
     variant = _variant(entry, order.variant) if order.variant else entry.ranked_variants[0]
     needed = order.resources.memory_bytes or engine.memory_bytes
     spec = specs.declared(entry, engine, variant, memory_bytes=needed)
@@ -350,7 +377,7 @@ def placement_json(wish: PlacementWish) -> dict[str, Any]:
 def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
     device = order.placement.device
     if device and device not in set(Device):
-        raise _problem(400, "invalid", "placement.device", f"{device!r} is not cpu or cuda")
+        raise problem(400, "invalid", "placement.device", f"{device!r} is not cpu or cuda")
     return Wish(
         variant=order.variant,
         device=Device(device) if device else None,
@@ -361,30 +388,4 @@ def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
         gpu_kind=order.placement.gpu_kind,
         gpu_ratio=order.resources.gpu_ratio,
         full_length_requests=order.resources.full_length_requests,
-    )
-
-
-def _does_not_fit(error: DoesNotFit) -> Problem:
-    nearest = error.nearest
-    return Problem(
-        422,
-        "does_not_fit",
-        str(error),
-        extra={
-            "reasons": list(error.reasons),
-            "missing_bytes": error.missing_bytes,
-            "group": None if error.group is None else list(error.group.hosts),
-            "nearest": None
-            if nearest is None
-            else {"variant": nearest.variant, "host": nearest.host, "device": nearest.device},
-        },
-    )
-
-
-def _problem(status: int, code: str, field: str, message: str) -> Problem:
-    return Problem(
-        status,
-        code,
-        f"{field}: {message}",
-        extra={"field": field, "errors": [{"field": field, "message": message}]},
     )

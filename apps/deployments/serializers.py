@@ -226,10 +226,26 @@ class DeploymentOutput(serializers.Serializer[Any]):
     changed_at = serializers.DateTimeField(help_text="When its phase or reason last changed.")
 
 
+class MemberOutput(serializers.Serializer[Any]):
+    rank = serializers.IntegerField(help_text="0 is the head: it alone serves.")
+    host = serializers.CharField()
+    gpu_uuids = serializers.ListField(child=serializers.CharField())
+    phase = serializers.ChoiceField(choices=REPLICA_PHASES)
+    phase_at = serializers.DateTimeField()
+    reason = serializers.CharField()
+    code = serializers.CharField(help_text="Stable word for the reason.")
+    log_tail = serializers.ListField(
+        child=serializers.CharField(), help_text="Last lines of a member that failed."
+    )
+
+
 class ReplicaOutput(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     revision = serializers.IntegerField()
-    host = serializers.CharField(allow_null=True)
+    host = serializers.CharField(allow_null=True, help_text="Of several, the one that serves.")
+    members = MemberOutput(
+        many=True, help_text="Of a replica over several hosts, by rank; else empty."
+    )
     phase = serializers.ChoiceField(choices=REPLICA_PHASES)
     phase_at = serializers.DateTimeField()
     desired = serializers.ChoiceField(choices=[(d.value, d.value) for d in DesiredReplica])

@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     type CountedHost = WithAnnotations[Host, _Counts]
     """A host with how many replicas it holds that are not gone."""
 
-_GONE = "stopped"
-"""The final phase of a replica (`apps.deployments.states`, which this app may not know)."""
+_GONE, _ORDERED_GONE = "stopped", "absent"
+"""The final phase of a replica, and the wish for it, as `apps.deployments.states` has them, which
+this app may not know."""
 
 
 def hosts() -> "QuerySet[CountedHost]":
     """Return all hosts by name, each with `live_replicas`: how many it holds that are not gone."""
-    live = Count("replicas", filter=~Q(replicas__phase=_GONE))
-    return Host.objects.annotate(live_replicas=live).order_by("name", "id")
+    served = Count("replicas", filter=~Q(replicas__phase=_GONE), distinct=True)
+    # A part of one whose head is elsewhere; what was ordered gone holds no host that is lost.
+    over = Q(members__phase=_GONE) | Q(members__replica__desired=_ORDERED_GONE)
+    parts = Count("members", filter=Q(members__rank__gt=0) & ~over, distinct=True)
+    return Host.objects.annotate(live_replicas=served + parts).order_by("name", "id")
 
 
 def host(name: str) -> "CountedHost":

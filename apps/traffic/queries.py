@@ -1,7 +1,7 @@
 """Reads of keys and of what the routing table is made from."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -18,8 +18,8 @@ from django.utils.module_loading import import_string
 
 from agents.wire import Endpoint, EngineSpec
 from apps.accounts.models import AuditEntry
-from apps.deployments import rollout_policy
-from apps.deployments.models import Deployment, Event, Replica, Revision, Rollout
+from apps.deployments import members, rollout_policy
+from apps.deployments.models import Deployment, Event, Member, Replica, Revision, Rollout
 from apps.deployments.splits import Split, split
 from apps.deployments.states import (
     COMING,
@@ -57,6 +57,7 @@ _EXPIRED_TOLD_FOR = timedelta(days=1)
 _RATE_COLUMNS = (
     "gpu_uuids",
     "memory_bytes",
+    "master_port",
     "host__name",
     "host__inventory",
     "host__price_per_hour_usd",
@@ -355,22 +356,29 @@ class ReplicaRate:
 
 
 def replica_rates(replicas: Iterable[UUID]) -> dict[UUID, ReplicaRate]:
-    """Return what each of these replicas costs while it holds its share; two queries."""
+    """Return what each of these replicas costs while it holds its share; two queries.
+
+    Of one over several hosts what it holds of all of them, by one more query.
+    """
     rows = Replica.objects.filter(pk__in=list(replicas), host__isnull=False).select_related("host")
-    book = price_book()
-    return {row.pk: _rate(row, book) for row in rows.only(*_RATE_COLUMNS)}
+    book, found = price_book(), list(rows.only(*_RATE_COLUMNS))
+    parts = members.of(found)
+    return {row.pk: _rate(row, parts.get(row.pk) or [row], book) for row in found}
 
 
-def _rate(row: Replica, book: PriceBook) -> ReplicaRate:
-    host = cast(Host, row.host)
-    per_hour, is_default = price_of(host, book)
-    share = share_of_host(
-        gpus=len(row.gpu_uuids),
-        host_gpus=len(host.inventory.get("gpus", ())),
-        memory_bytes=row.memory_bytes,
-        host_memory_bytes=host.inventory.get("memory_total_bytes", 0),
-    )
-    return ReplicaRate(host.name, per_hour * share / 3600, is_default)
+def _rate(row: Replica, places: Sequence[Replica | Member], book: PriceBook) -> ReplicaRate:
+    usd, has_default = Decimal(0), False
+    for place in places:
+        host = cast(Host, place.host)
+        per_hour, is_default = price_of(host, book)
+        has_default |= is_default
+        usd += per_hour * share_of_host(
+            gpus=len(place.gpu_uuids),
+            host_gpus=len(host.inventory.get("gpus", ())),
+            memory_bytes=row.memory_bytes,
+            host_memory_bytes=host.inventory.get("memory_total_bytes", 0),
+        )
+    return ReplicaRate(cast(Host, row.host).name, usd / 3600, has_default)
 
 
 def busy_intervals(replica: UUID, since: datetime) -> list[cost.Interval]:

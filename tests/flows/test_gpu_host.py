@@ -4,45 +4,21 @@ The driver is a stub library under the real NVML binding; what is shown is the w
 through inventory, fit, price and placement.
 """
 
-import subprocess
-import sys
-
 import pytest
 
-from tests.agents.test_inventory import STUB
-from tests.running import ROOT, Hearth, wait_until
+from tests.flows import gpu_hosts
+from tests.running import Hearth, wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
-TWO_H100 = "2:81920:1024:37:250000:NVIDIA H100 80GB HBM3"
-NOWHERE = "http://127.0.0.1:9/simple"
 LLAMA = "llama-3.3-70b-instruct"
 
 
 @pytest.fixture(scope="module")
 def gpu_host(simulated: Hearth, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu-host")
-    library = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(STUB)], check=True)
-    token = simulated.api("POST", "join-tokens/").json()["token"]
-    command = [sys.executable, "-m", "agents", "--control-plane", simulated.web]
-    command += ["--data-dir", str(folder / "agent"), "--name", "gpu-1", "--join-token", token]
-    command += ["--runtime", "process", "--stop-replicas", "process"]
-    env = {**simulated.env, "LD_LIBRARY_PATH": str(folder), "FAKE_NVML": TWO_H100}
-    # No index: the engine for GPUs is gigabytes, and nothing here could run it.
-    env |= dict.fromkeys(("PIP_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"), NOWHERE)
-    env |= {"PIP_RETRIES": "0", "HEARTH_CACHE_DIR": str(folder / "cache")}
-    with (folder / "agent.log").open("w") as log:
-        agent = subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log)
-    try:
-        wait_until(
-            lambda: simulated.api("GET", "hosts/gpu-1/").status_code == 200, 30, "the GPU host"
-        )
-        yield simulated.api("GET", "hosts/gpu-1/").json()
-    finally:
-        agent.terminate()
-        agent.wait(timeout=15)
-        simulated.api("POST", "hosts/gpu-1/drain/")
+    with gpu_hosts.gpu_host(simulated, folder, name="gpu-1", gpus=f"2:{gpu_hosts.H100}") as host:
+        yield host
 
 
 def plan(instance: Hearth, **order) -> dict:

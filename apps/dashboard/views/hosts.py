@@ -1,5 +1,6 @@
 """Hosts: what they have, what they hold, what they cost; how another one joins."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -16,7 +17,7 @@ from apps.dashboard.access import needs, user_of
 from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
 from apps.dashboard.forms import PriceForm, messages_of
 from apps.dashboard.words import Status
-from apps.deployments.models import Replica
+from apps.deployments.models import Member, Replica
 from apps.fleet import actions
 from apps.fleet import queries as fleet_queries
 from apps.fleet.models import Host
@@ -60,6 +61,8 @@ class Held:
     deployment: str
     status: Status
     memory_bytes: int
+    rank: int = 0
+    """Above 0 it works for a head on another host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,7 @@ def _list(request: HttpRequest, command: str = "") -> HttpResponse:
 def _row(host: Host, numbers: FleetNumbers, book: PriceBook) -> HostRow:
     inventory = fleet_queries.inventory_of(host)
     replicas = tuple(host.replicas.all())
+    others: tuple[Member, ...] = tuple(host.others)  # type: ignore[attr-defined]
     price, is_default = fleet_queries.price_of(host, book)
     sample = numbers.hosts.get(host.name)
     return HostRow(
@@ -127,8 +131,8 @@ def _row(host: Host, numbers: FleetNumbers, book: PriceBook) -> HostRow:
         taints=tuple(_taint(taint) for taint in host.taints),
         inventory=inventory,
         sample=sample,
-        gpus=_gpus(inventory, sample, replicas),
-        held=tuple(_held(replica) for replica in replicas),
+        gpus=_gpus(inventory, sample, _holders(replicas, others)),
+        held=(*(_held(replica) for replica in replicas), *(_part(member) for member in others)),
         usd_per_hour=price,
         own_price=host.price_per_hour_usd,
         is_default_price=is_default,
@@ -156,10 +160,24 @@ def _held(replica: Replica) -> Held:
     )
 
 
+def _part(member: Member) -> Held:
+    return Held(
+        deployment=member.replica.deployment.name,
+        status=words.of_replica(member.phase),
+        memory_bytes=member.replica.memory_bytes,
+        rank=member.rank,
+    )
+
+
+def _holders(replicas: Iterable[Replica], others: Iterable[Member]) -> dict[str, str]:
+    """Return by GPU which deployment holds it."""
+    alone = {uuid: r.deployment.name for r in replicas for uuid in r.gpu_uuids}
+    return alone | {uuid: m.replica.deployment.name for m in others for uuid in m.gpu_uuids}
+
+
 def _gpus(
-    inventory: Inventory, sample: HostSample | None, replicas: tuple[Replica, ...]
+    inventory: Inventory, sample: HostSample | None, holders: dict[str, str]
 ) -> tuple[GpuCell, ...]:
-    holders = {uuid: r.deployment.name for r in replicas for uuid in r.gpu_uuids}
     now = {gpu.uuid: gpu for gpu in sample.gpus} if sample else {}
     return tuple(
         GpuCell(

@@ -103,6 +103,40 @@ class Applier:
             fleet_actions.bump_revision(replica.host_id)
 
     @_do.register
+    def _replace_group(self, step: steps.ReplaceGroup) -> None:
+        replica = self._replica(step.replica_id)
+        if replica.desired != DesiredReplica.RUNNING:
+            return
+        if replica.phase != ReplicaPhase.FAILED:
+            failed = ReplicaPhase.FAILED
+            observed.move_replica(replica, failed, now=self._now, reason=step.why, actor=ACTOR)
+        actions.order_gone(replica, now=self._now, why=step.why, actor=ACTOR)
+        successor = Replica.objects.create(
+            deployment_id=self._snapshot.deployment_id,
+            revision_id=replica.revision_id,
+            created_at=self._now,
+            phase_at=self._now,
+            failures=step.failures,
+            retry_at=step.retry_at,
+            reason=step.why,
+        )
+        seconds = round((step.retry_at - self._now).total_seconds()) if step.retry_at else 0
+        text = f"takes the place of {str(replica.pk)[:8]} in {seconds} s: {step.why}"
+        self._event(successor, "replica.backoff", text, "warning")
+
+    @_do.register
+    def _release_group(self, step: steps.ReleaseGroup) -> None:
+        replica = self._replica(step.replica_id)
+        bookings.release(replica)
+        Replica.objects.filter(pk=replica.pk).update(memory_bytes=0)
+
+    @_do.register
+    def _bury_group(self, step: steps.BuryGroup) -> None:
+        replica = self._replica(step.replica_id)
+        for phase in observed.path(ReplicaPhase(replica.phase), ReplicaPhase.STOPPED):
+            observed.move_replica(replica, phase, now=self._now, reason="", actor=ACTOR)
+
+    @_do.register
     def _forget(self, step: steps.ForgetFailures) -> None:
         Replica.objects.filter(pk=step.replica_id).update(failures=0)
 

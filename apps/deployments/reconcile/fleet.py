@@ -107,7 +107,16 @@ def seen_host(
         gpus=tuple(_seen_gpu(gpu, reserved) for gpu in inventory.gpus),
         cached=around.cached,
         price_per_hour_usd=around.price_per_hour_usd,
+        meets=_meets(inventory),
     )
+
+
+def _meets(inventory: Inventory) -> str | None:
+    """Return a word that hosts which reach each other share: loopback ends at the machine."""
+    address = inventory.group_address
+    if not address:
+        return None
+    return inventory.boot_id if address == "::1" or address.startswith("127.") else "network"
 
 
 def _seen_gpu(gpu: GpuInfo, reserved: Reserved) -> SeenGpu:

@@ -86,7 +86,8 @@ def make_room(snapshot: Snapshot, held: Sequence[Held], place: PlaceOn) -> list[
 
 def _needed(taken: Sequence[Held], found: Placed, snapshot: Snapshot, place: PlaceOn) -> list[Held]:
     """Return those of `taken` without which it would not fit where it was found to."""
-    here = [h for h in taken if h.host_id == found.host_id]
+    hosts = {place.host_id for place in found.places}
+    here = [h for h in taken if h.host_id in hosts]
     for sleeper in reversed(least_valuable_first(here)):
         fewer = [h for h in here if h is not sleeper]
         if isinstance(place(_without(snapshot.hosts, fewer)), Placed):

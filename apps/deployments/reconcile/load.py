@@ -4,15 +4,15 @@ A fixed number of queries however many deployments there are, one while there is
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
 from uuid import UUID
 
-from apps.deployments import rollout_policy
-from apps.deployments.models import Deployment, Replica, Revision, Rollout
+from apps.deployments import members, rollout_policy
+from apps.deployments.models import Deployment, Member, Replica, Revision, Rollout
 from apps.deployments.orders import DRAIN_SECONDS
 from apps.deployments.queries import wanted_replicas
 from apps.deployments.reconcile import rungs
@@ -21,6 +21,7 @@ from apps.deployments.reconcile.rungs import Rungs
 from apps.deployments.reconcile.snapshot import (
     Constraints,
     SeenHost,
+    SeenMember,
     SeenReplica,
     SeenRollout,
     Snapshot,
@@ -80,11 +81,13 @@ def load(
     grouped: dict[UUID, list[Replica]] = defaultdict(list)
     for replica in replicas:
         grouped[replica.deployment_id].append(replica)
+    everything = [replica for group in grouped.values() for replica in group]
     lasting, numbers = _live_revisions(rows)
     around = _Around(
         hosts=Fleet().hosts() if hosts is None else hosts(),
         numbers=numbers,
         in_flight=_in_flight(grouped),
+        members=members.of(everything),
         rungs=rungs.read(now or clock.now(), lasting),
         rollouts=_open_rollouts(rows),
     )
@@ -99,6 +102,8 @@ class _Around:
     numbers: Mapping[UUID, int]
     """Of each revision. Rows joined to 1,500 replicas would cost more than all else of a pass."""
     in_flight: Mapping[UUID, int]
+    members: Mapping[UUID, Sequence[Member]]
+    """Of replicas over several hosts."""
     rungs: Rungs
     rollouts: Mapping[UUID, Rollout]
 
@@ -213,7 +218,8 @@ def _seen_rollout(row: Rollout) -> SeenRollout:
 
 def wanted_revision(revision: Revision) -> WantedRevision:
     """Return what the planner sees of a revision."""
-    gpus = int(revision.need.get("gpus", 0))
+    hosts = int(revision.need.get("hosts", 1))
+    gpus = int(revision.need.get("gpus", 0)) // hosts
     total = int(revision.need.get("total_bytes", 0))
     return WantedRevision(
         id=revision.pk,
@@ -226,12 +232,13 @@ def wanted_revision(revision: Revision) -> WantedRevision:
         shared=bool(revision.fit.get("shared")),
         min_compute_capability=revision.fit.get("min_compute_capability") or "",
         cache_keys=frozenset(filter(None, [revision.fit.get("weights_key")])),
+        hosts=hosts,
     )
 
 
 def _seen(replica: Replica, around: _Around) -> SeenReplica:
     host = None if replica.host_id is None else around.by_id.get(replica.host_id)
-    return SeenReplica(
+    seen = SeenReplica(
         id=replica.pk,
         revision_id=replica.revision_id,
         revision_number=around.numbers[replica.revision_id],
@@ -251,6 +258,32 @@ def _seen(replica: Replica, around: _Around) -> SeenReplica:
         code=replica.code,
         can_wake=around.rungs.can_wake(replica, host),
         missing_gpus=() if host is None else host.missing(replica.gpu_uuids),
+    )
+    return _as_group(seen, replica, around) if replica.is_group else seen
+
+
+def _as_group(seen: SeenReplica, replica: Replica, around: _Around) -> SeenReplica:
+    """Return a replica over several hosts with what is true of any of them."""
+    placed = [(part, around.by_id.get(part.host_id)) for part in around.members[replica.pk]]
+    hosts = [(part, host) for part, host in placed if host is not None]
+    return replace(
+        seen,
+        is_group=True,
+        released=replica.memory_bytes == 0,
+        host_cordoned=any(host.cordoned for _, host in hosts),
+        missing_gpus=tuple(uuid for part, host in hosts for uuid in host.missing(part.gpu_uuids)),
+        members=tuple(_seen_member(part, host) for part, host in placed),
+    )
+
+
+def _seen_member(part: Member, host: SeenHost | None) -> SeenMember:
+    return SeenMember(
+        rank=part.rank,
+        host_id=part.host_id,
+        host=part.host.name,
+        host_state=HostState.UNKNOWN if host is None else host.state,
+        phase=ReplicaPhase(part.phase),
+        reason=part.reason,
     )
 
 

@@ -177,7 +177,7 @@ def _bring(deployments: Collection[UUID], now: datetime, fleet: Fleet) -> list[U
         if any(isinstance(step, CreateReplica) for step in steps):
             made.append(snapshot.deployment_id)
         places = [step for step in steps if isinstance(step, PlaceReplica)]
-        fleet.take(step.placed for step in places)
+        fleet.take(place for step in places for place in step.placed.places)
         placements += [Placement(snapshot, step.replica_id, step.placed) for step in places]
     placing.place(placements, now)
     return made

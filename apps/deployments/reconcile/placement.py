@@ -64,6 +64,13 @@ class Placed:
     """The best, the chosen one first; at most SHOWN_CANDIDATES."""
     fitted: int = 1
     """How many hosts fitted."""
+    others: tuple["Placed", ...] = ()
+    """Of a replica over several hosts the places of rank 1 and on; this one is the head's."""
+
+    @property
+    def places(self) -> tuple["Placed", ...]:
+        """Return all places of the replica, by rank."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from apps.deployments import bookings, observed
 from apps.deployments.bookings import NotBooked, Wish
 from apps.deployments.models import Decision, Event, Replica
 from apps.deployments.reconcile.placement import Candidate, Placed, shown_refusals
+from apps.deployments.reconcile.seating import seat
 from apps.deployments.reconcile.snapshot import Snapshot
 from apps.deployments.states import ReplicaPhase
 from apps.fleet import actions as fleet_actions
@@ -48,36 +49,44 @@ def _place(todo: Sequence[Placement], now: datetime) -> None:
     waiting = Replica.objects.select_for_update().filter(
         pk__in=[one.replica_id for one in todo], host=None, phase=ReplicaPhase.PENDING
     )
-    rows = {row.pk: row for row in waiting.only("id", "host_id")}
+    rows = {row.pk: row for row in waiting.only("id", "host_id", "master_port")}
     # In the order of the plan: a later one was planned on what an earlier one left.
-    wishes = [_wish(one) for one in todo if one.replica_id in rows]
+    wishes = [wish for one in todo if one.replica_id in rows for wish in _wishes(one)]
     if not wishes:
         return
     refused = bookings.book_all(wishes)
     granted = [one for one in todo if one.replica_id in rows.keys() - refused.keys()]
-    _move([(rows[one.replica_id], one.placed) for one in granted])
+    moved = [(rows[one.replica_id], one.placed) for one in granted]
+    seat([(replica, placed) for replica, placed in moved if placed.others], now)
+    _move(moved)
     _tell(granted, now)
     if refused:
         doorbell.ring(doorbell.CONTROLLER)
 
 
-def _wish(one: Placement) -> Wish:
-    return Wish(
-        replica_id=one.replica_id,
-        host_id=one.placed.host_id,
-        gpu_uuids=one.placed.gpu_uuids,
-        memory_bytes=one.placed.memory_bytes,
-        whole=one.placed.whole,
-    )
+def _wishes(one: Placement) -> list[Wish]:
+    return [
+        Wish(
+            replica_id=one.replica_id,
+            host_id=place.host_id,
+            gpu_uuids=place.gpu_uuids,
+            memory_bytes=place.memory_bytes,
+            whole=place.whole,
+        )
+        for place in one.placed.places
+    ]
 
 
 def _move(granted: Sequence[tuple[Replica, Placed]]) -> None:
     for replica, placed in granted:
         replica.host_id, replica.gpu_uuids = placed.host_id, list(placed.gpu_uuids)
         replica.memory_bytes, replica.reason = placed.memory_bytes, ""
+        replica.retry_at = None
     rows = [replica for replica, _ in granted]
-    Replica.objects.bulk_update(rows, ["host", "gpu_uuids", "memory_bytes", "reason"])
-    fleet_actions.bump_revisions({placed.host_id for _, placed in granted})
+    Replica.objects.bulk_update(
+        rows, ["host", "gpu_uuids", "memory_bytes", "reason", "retry_at", "master_port"]
+    )
+    fleet_actions.bump_revisions({p.host_id for _, placed in granted for p in placed.places})
 
 
 def _tell(granted: Sequence[Placement], now: datetime) -> None:
@@ -98,7 +107,8 @@ def _tell(granted: Sequence[Placement], now: datetime) -> None:
 
 
 def _event(one: Placement, now: datetime) -> Event:
-    where = f"is placed on {one.placed.host_name}: {one.placed.why}"
+    names = ", ".join(place.host_name for place in one.placed.places)
+    where = f"is placed on {names}: {one.placed.why}"
     return Event(
         at=now,
         kind="replica.placed",
@@ -118,10 +128,18 @@ def _inputs(one: Placement) -> dict[str, Any]:
         "gpu_uuids": list(placed.gpu_uuids),
         "memory_bytes": placed.memory_bytes,
         "whole": placed.whole,
+        **({"members": _members(placed)} if placed.others else {}),
         "candidates": [_shown(candidate) for candidate in placed.candidates],
         "fitted": placed.fitted,
         **shown_refusals(placed),
     }
+
+
+def _members(placed: Placed) -> list[dict[str, Any]]:
+    return [
+        {"rank": rank, "host": place.host_name, "gpu_uuids": list(place.gpu_uuids)}
+        for rank, place in enumerate(placed.places)
+    ]
 
 
 def _shown(candidate: Candidate) -> dict[str, Any]:

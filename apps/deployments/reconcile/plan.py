@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from apps.deployments.reconcile import ladder, rollout, stages
-from apps.deployments.reconcile.placement import NotPlaced, Placed, place_many
+from apps.deployments.reconcile import groups, ladder, rollout, stages
+from apps.deployments.reconcile.placement import NotPlaced, Placed
 from apps.deployments.reconcile.snapshot import SeenHost, SeenReplica, Snapshot
 from apps.deployments.reconcile.steps import (
     ForgetFailures,
@@ -18,6 +18,7 @@ from apps.deployments.reconcile.steps import (
     MarkLost,
     PlaceReplica,
     RemoveDeployment,
+    ReplaceGroup,
     RetryReplica,
     RollBack,
     ScheduleRetry,
@@ -52,11 +53,13 @@ def plan(snapshot: Snapshot, now: datetime) -> list[Step]:
         *_lost([*kept, *sleepers]),
         *_give_up(stranded),
         *_finish_drains(leaving, now),
+        *groups.end(snapshot.replicas),
         *_failures([*kept, *sleepers], now),
         *ladder.climb(
             snapshot, rollout.count(snapshot, kept, now), now, lambda r: _is_idle(r, now)
         ),
         *_placements(snapshot, kept, sleepers, now),
+        *_replace_groups(kept, now),
         *moves,
     ]
 
@@ -83,14 +86,16 @@ def _lost(kept: Sequence[SeenReplica]) -> list[Step]:
     return [
         MarkLost(r.id)
         for r in kept
-        if r.host_state is HostState.LOST and r.phase not in may_be_lost
+        if r.host_state is HostState.LOST and r.phase not in may_be_lost and not r.is_group
     ]
 
 
 def _finish_drains(leaving: Sequence[SeenReplica], now: datetime) -> list[Step]:
     steps: list[Step] = []
     for replica in leaving:
-        if replica.drain_until is not None and now >= replica.drain_until:
+        if why := groups.why_broken(replica):
+            steps.append(StopReplica(replica.id, why))
+        elif replica.drain_until is not None and now >= replica.drain_until:
             steps.append(StopReplica(replica.id, "its drain time is over"))
         elif _is_idle(replica, now):
             steps.append(StopReplica(replica.id, "it has finished its requests"))
@@ -107,6 +112,8 @@ def _is_idle(replica: SeenReplica, now: datetime) -> bool:
 def _failures(kept: Sequence[SeenReplica], now: datetime) -> list[Step]:
     steps: list[Step] = []
     for replica in kept:
+        if replica.phase is ReplicaPhase.FAILED and replica.is_group:
+            continue  # another takes its place: `_replace_groups`
         if replica.phase is ReplicaPhase.FAILED:
             if replica.retry_at is None:
                 wait = timedelta(seconds=backoff_seconds(replica.failures))
@@ -115,6 +122,24 @@ def _failures(kept: Sequence[SeenReplica], now: datetime) -> list[Step]:
                 steps.append(RetryReplica(replica.id))
         elif _is_forgiven(replica, now):
             steps.append(ForgetFailures(replica.id))
+    return steps
+
+
+def _replace_groups(kept: Sequence[SeenReplica], now: datetime) -> list[Step]:
+    """Let another take the place of each group that is broken, after a back-off as of one replica.
+
+    The last of the steps: one that the others have let go is not replaced. A lost host is not the
+    replica's failure.
+    """
+    steps: list[Step] = []
+    for replica in kept:
+        if not (why := groups.why_broken(replica)):
+            continue
+        is_lost = any(member.host_state is HostState.LOST for member in replica.members)
+        is_counted = is_lost or replica.phase is ReplicaPhase.FAILED
+        failures = replica.failures + (not is_counted)
+        rest = timedelta(seconds=backoff_seconds(failures))
+        steps.append(ReplaceGroup(replica.id, why, failures, None if is_lost else now + rest))
     return steps
 
 
@@ -136,9 +161,7 @@ def _placements(
     what the ones before it left."""
     if snapshot.desired is not DesiredDeployment.RUNNING:
         return []
-    waiting = [
-        r for r in (*kept, *sleepers) if r.host_id is None and r.phase is ReplicaPhase.PENDING
-    ]
+    waiting = [r for r in (*kept, *sleepers) if _waits(r, now)]
     if not waiting:
         return []
     waiting.sort(key=lambda r: (_sleeps(r), r.created_at, r.id.int))
@@ -146,7 +169,7 @@ def _placements(
     revision, around = snapshot.revision_of(waiting[0]), _replicas_per_host([*kept, *sleepers])
 
     def place_on(hosts: Sequence[SeenHost], count: int = 1) -> list[Placed | NotPlaced]:
-        return place_many(revision, snapshot.constraints, hosts, around, count)
+        return groups.place(revision, snapshot.constraints, hosts, around, count)
 
     found = place_on(snapshot.hosts, len(waiting))
     steps: list[Step] = [
@@ -163,6 +186,12 @@ def _placements(
             steps += ladder.make_room(snapshot, snapshot.sleepers, lambda h: place_on(h)[0])
         steps += rollout.make_room_in_place(snapshot, kept, now)
     return steps
+
+
+def _waits(replica: SeenReplica, now: datetime) -> bool:
+    """Return whether `replica` is to be placed now."""
+    rested = replica.retry_at is None or now >= replica.retry_at
+    return replica.host_id is None and replica.phase is ReplicaPhase.PENDING and rested
 
 
 def _sleeps(replica: SeenReplica) -> bool:
@@ -185,6 +214,7 @@ def _give_up(stranded: Sequence[SeenReplica]) -> list[Step]:
 def _replicas_per_host(kept: Sequence[SeenReplica]) -> dict[UUID, int]:
     counts: dict[UUID, int] = {}
     for replica in kept:
-        if replica.host_id is not None:
-            counts[replica.host_id] = counts.get(replica.host_id, 0) + 1
+        for host_id in {replica.host_id, *(m.host_id for m in replica.members)}:
+            if host_id is not None:
+                counts[host_id] = counts.get(host_id, 0) + 1
     return counts

@@ -198,7 +198,7 @@ def _why_replaced(replica: SeenReplica, snapshot: Snapshot) -> str:
 
 def _is_gone(replica: SeenReplica) -> bool:
     """Return whether a replacement is due: its host is lost, and it with it."""
-    return replica.host_state is HostState.LOST
+    return replica.host_state is HostState.LOST and not replica.is_group
 
 
 def _forget_gone(
@@ -250,7 +250,7 @@ def make_room_in_place(
         r.host_id and r.phase in COMING for r in kept if r.revision_id == snapshot.revision.id
     )
     leaving = any(
-        r.host_id and r.desired is not DesiredReplica.RUNNING and not _is_gone(r)
+        r.host_id and r.desired is not DesiredReplica.RUNNING and not (_is_gone(r) or r.released)
         for r in snapshot.replicas
     )
     if not old or coming or leaving:

@@ -128,6 +128,8 @@ class SeenHost:
     cached: frozenset[str] = frozenset()
     """Keys of weights and images that lie on the host."""
     price_per_hour_usd: float = 0.0
+    meets: str | None = ""
+    """Hosts with the same word reach each other; None for one whose agent tells no address."""
 
     @cached_property
     def shelves(self) -> tuple[Shelf, ...]:
@@ -168,7 +170,7 @@ class WantedRevision:
     number: int
     device: str
     gpus: int
-    """GPUs a replica takes; 0 on a CPU host."""
+    """GPUs a replica takes on a host; 0 on a CPU host."""
     bytes_per_gpu: int
     memory_bytes: int
     """Host memory a replica takes on a CPU host."""
@@ -179,6 +181,8 @@ class WantedRevision:
     min_compute_capability: str = ""
     cache_keys: frozenset[str] = frozenset()
     """Weights and image; a host that has one of them starts it sooner."""
+    hosts: int = 1
+    """Hosts a replica takes, of each as many GPUs."""
 
     def bytes_on(self, gpu: SeenGpu) -> int:
         """Return what a replica takes of `gpu`."""
@@ -207,6 +211,18 @@ class Constraints:
         return any(t.key == taint.key and t.value in (None, taint.value) for t in self.tolerations)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SeenMember:
+    """One host's part of a replica over several."""
+
+    rank: int
+    host_id: UUID
+    host: str
+    host_state: HostState
+    phase: ReplicaPhase
+    reason: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeenReplica:
     id: UUID
@@ -233,6 +249,12 @@ class SeenReplica:
     """Stable word for the reason."""
     can_wake: bool = False
     """Asleep, and nobody has taken the room that it needs awake."""
+    is_group: bool = False
+    """It was placed over several hosts."""
+    members: tuple[SeenMember, ...] = ()
+    """Of a group, by rank."""
+    released: bool = False
+    """It has given its room back, and waits for the word of a host that is lost."""
 
     @property
     def age_key(self) -> float:

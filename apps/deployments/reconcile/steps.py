@@ -58,6 +58,32 @@ class RetryReplica:
 
 
 @dataclass(frozen=True)
+class ReplaceGroup:
+    """A replica over several hosts is broken: order it gone, and want another in its place."""
+
+    replica_id: UUID
+    why: str
+    failures: int
+    """In a row, this one counted."""
+    retry_at: datetime | None
+    """Not to be placed before; None for at once."""
+
+
+@dataclass(frozen=True)
+class ReleaseGroup:
+    """Nothing of it runs where that can be known: its room is free. Its lost host is to tell."""
+
+    replica_id: UUID
+
+
+@dataclass(frozen=True)
+class BuryGroup:
+    """All hosts have said that their part of it is gone."""
+
+    replica_id: UUID
+
+
+@dataclass(frozen=True)
 class ForgetFailures:
     replica_id: UUID
 
@@ -170,6 +196,9 @@ type Step = (
     | StopReplica
     | ScheduleRetry
     | RetryReplica
+    | ReplaceGroup
+    | ReleaseGroup
+    | BuryGroup
     | ForgetFailures
     | MarkLost
     | CreateSleeper

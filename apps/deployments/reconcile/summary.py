@@ -22,10 +22,16 @@ def summarize(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
     ready = sum(r.phase is ReplicaPhase.READY for r in kept)
     if snapshot.wanted_replicas == 0:
         return _at_zero(snapshot)
-    broken = [r for r in kept if r.phase in (ReplicaPhase.FAILED, ReplicaPhase.LOST)]
+    broken = [r for r in kept if _is_broken(r)]
     if ready == 0:
         return _not_serving(kept, broken)
     return _serving(snapshot, ready, kept, broken)
+
+
+def _is_broken(replica: SeenReplica) -> bool:
+    """Return whether it is down, or rests before it takes the place of a group that broke."""
+    rests = replica.host_id is None and replica.retry_at is not None
+    return rests or replica.phase in (ReplicaPhase.FAILED, ReplicaPhase.LOST)
 
 
 def _at_zero(snapshot: Snapshot) -> tuple[DeploymentPhase, str]:
