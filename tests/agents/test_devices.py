@@ -1,10 +1,9 @@
 """Orders for devices that are not on this host (any more): refused, and nothing half done."""
 
 import msgspec
-import pytest
 
 from agents.inventory import Gpus
-from agents.wire import GpuInfo, ReplicaOrder, Seat
+from agents.wire import GpuInfo, ReplicaOrder
 from tests.agents.fakes import FakeWeights, order
 from tests.agents.host import AgentHost
 
@@ -26,10 +25,10 @@ class FewGpus(Gpus):
         )  # fmt: skip
 
 
-def on_gpus(*uuids: str, seat: Seat | None = None) -> ReplicaOrder:
+def on_gpus(*uuids: str) -> ReplicaOrder:
     plain = order()
     spec = msgspec.structs.replace(plain.spec, gpu_uuids=uuids)
-    return msgspec.structs.replace(plain, spec=spec, seat=seat)
+    return msgspec.structs.replace(plain, spec=spec)
 
 
 async def test_a_gpu_that_vanished_between_plan_and_start_is_named(host: AgentHost) -> None:
@@ -68,18 +67,3 @@ async def test_a_gpu_that_is_here_is_taken(host: AgentHost) -> None:
     await host.start()
 
     await host.control_plane.until_phase("r1", "ready")
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-async def test_a_seat_in_a_group_of_hosts_is_refused_with_the_way_out(
-    host: AgentHost, rank: int
-) -> None:
-    seat = Seat(size=2, rank=rank, master_address="10.0.0.1", master_port=29501)
-    await host.control_plane.order(on_gpus(seat=seat))
-    await host.start()
-
-    report = await host.control_plane.until_phase("r1", "failed")
-
-    assert report.code == "refused"
-    assert "takes 2 hosts together" in report.reason
-    assert host.runtime.instances == {}

@@ -57,6 +57,31 @@ class TestRead:
         assert given.policy.weights_roots == (Path("/d"),)
         assert not given.stop_process_replicas
 
+    @pytest.mark.parametrize(
+        ("env", "expected"),
+        [
+            ({}, "127.0.0.1"),
+            ({"HEARTH_RELAY_LISTEN": "10.0.0.5:9000"}, "10.0.0.5"),
+            (
+                {
+                    "HEARTH_RELAY_LISTEN": "0.0.0.0:9000",
+                    "HEARTH_RELAY_PUBLIC_URL": "https://gpu-1:9000",
+                },
+                "gpu-1",
+            ),
+            ({"HEARTH_RELAY_LISTEN": "0.0.0.0:9000"}, ""),
+            ({"HEARTH_GROUP_ADDRESS": "10.1.0.5"}, "10.1.0.5"),
+        ],
+        ids=["here alone", "the relay's", "the relay's public one", "unknown", "as given"],
+    )
+    def test_engines_of_other_hosts_come_the_way_that_gateways_do(self, env, expected) -> None:
+        assert settings.read([*URL], env).group_address == expected
+
+    @pytest.mark.parametrize("words", ["29500", "80-90", "2-1", "30000-29999", "29500-70000"])
+    def test_ports_for_groups_must_be_a_range(self, words: str) -> None:
+        with pytest.raises(UsageError, match="HEARTH_GROUP_PORTS"):
+            settings.read([*URL], {"HEARTH_GROUP_PORTS": words})
+
     def test_takes_the_policy_of_the_host_from_its_environment(self) -> None:
         given = settings.read(
             [*URL],

@@ -6,34 +6,79 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('deployments', '0008_ladder'),
-        ('fleet', '0003_cache_items'),
+        ("deployments", "0008_ladder"),
+        ("fleet", "0003_cache_items"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='replica',
-            name='master_port',
+            model_name="replica",
+            name="master_port",
             field=models.PositiveIntegerField(null=True),
         ),
         migrations.CreateModel(
-            name='Member',
+            name="Member",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('rank', models.PositiveSmallIntegerField()),
-                ('gpu_uuids', models.JSONField(default=list)),
-                ('phase', models.CharField(default=apps.deployments.states.ReplicaPhase['PENDING'], max_length=16)),
-                ('phase_at', models.DateTimeField()),
-                ('reason', models.TextField(default='')),
-                ('code', models.CharField(default='', max_length=32)),
-                ('log_tail', models.JSONField(default=list)),
-                ('host', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='members', to='fleet.host')),
-                ('replica', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='members', to='deployments.replica')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("rank", models.PositiveSmallIntegerField()),
+                ("gpu_uuids", models.JSONField(default=list)),
+                (
+                    "phase",
+                    models.CharField(
+                        default=apps.deployments.states.ReplicaPhase["PENDING"], max_length=16
+                    ),
+                ),
+                ("phase_at", models.DateTimeField()),
+                ("reason", models.TextField(default="")),
+                ("code", models.CharField(default="", max_length=32)),
+                ("log_tail", models.JSONField(default=list)),
+                (
+                    "host",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="members",
+                        to="fleet.host",
+                    ),
+                ),
+                (
+                    "replica",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="members",
+                        to="deployments.replica",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('replica', 'rank'), name='member_rank_once'), models.UniqueConstraint(fields=('replica', 'host'), name='member_host_once'), models.CheckConstraint(condition=models.Q(('phase__in', ['pending', 'fetching', 'starting', 'ready', 'draining', 'asleep', 'stopped', 'failed', 'lost'])), name='member_phase_known')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("replica", "rank"), name="member_rank_once"),
+                    models.UniqueConstraint(fields=("replica", "host"), name="member_host_once"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "phase__in",
+                                [
+                                    "pending",
+                                    "fetching",
+                                    "starting",
+                                    "ready",
+                                    "draining",
+                                    "asleep",
+                                    "stopped",
+                                    "failed",
+                                    "lost",
+                                ],
+                            )
+                        ),
+                        name="member_phase_known",
+                    ),
+                ],
             },
         ),
     ]

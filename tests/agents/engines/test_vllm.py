@@ -402,6 +402,20 @@ class TestSeat:
         with pytest.raises(ValueError, match=words):
             self.argv(Seat(**plain | seat), **spec)
 
+    def test_talks_with_the_others_by_its_own_address_on_the_host_s_network(self):
+        seat = Seat(
+            size=3, rank=1, master_address="10.0.0.1", master_port=29501, own_address="10.0.0.2"
+        )
+        order = _order(settings=self.SPLIT, device="cuda", gpu_uuids=self.GPUS)
+        place = replace(PLACE, interface="eth1")
+
+        launch = ENGINE.launch(msgspec.structs.replace(order, seat=seat), place)
+
+        assert launch.host_network
+        assert launch.env["VLLM_HOST_IP"] == "10.0.0.2"
+        assert launch.env["NCCL_SOCKET_IFNAME"] == launch.env["GLOO_SOCKET_IFNAME"] == "eth1"
+        assert not ENGINE.launch(order, place).host_network
+
     def test_gives_flags_that_this_engine_has(self):
         argv = self.argv(Seat(size=3, rank=1, master_address="10.0.0.1", master_port=29501))
 

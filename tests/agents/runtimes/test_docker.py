@@ -142,6 +142,11 @@ class TestStart:
         assert host["RestartPolicy"]["Name"] == "no"
         assert host["LogConfig"]["Config"] == {"max-size": "16m", "max-file": "2"}
 
+    async def test_one_of_several_hosts_has_the_network_of_its_host(self, docker_engine, started):
+        await started(DEAF, host_network=True)
+
+        assert _inspect(docker_engine)["HostConfig"]["NetworkMode"] == "host"
+
     async def test_gpus_are_requested_by_uuid(self, docker_engine, runtime, started):
         await started(LOOKS_AROUND, gpu_uuids=("GPU-00000000-0000-0000-0000-000000000000",))
         ended = await _ends(runtime)

@@ -35,6 +35,7 @@ def make_inventory(*, memory_gib: int = 16, gpus: tuple[GpuInfo, ...] = ()) -> I
         disk_free_bytes=90 * GIB,
         gpus=gpus,
         runtime=RuntimeKind.PROCESS,
+        group_address="10.0.0.1",
     )
 
 

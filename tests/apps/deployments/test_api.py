@@ -4,7 +4,7 @@ import pytest
 
 from agents.wire import GpuInfo
 from apps.accounts.states import Role
-from apps.deployments.models import Deployment, Event, ScalerState
+from apps.deployments.models import Deployment, Event, Revision, ScalerState
 from apps.deployments.serializers import DeploymentOutput, PlanOutput
 from apps.deployments.states import DeploymentPhase, ReplicaPhase
 from tests.apps.accounts.people import make_client
@@ -369,7 +369,7 @@ class TestPlan:
         assert found["refused"]["shut"] == "is cordoned"
         assert found["refused"]["small"].startswith("needs ")
 
-    def test_names_hosts_that_would_hold_it_together(self, api):
+    def test_takes_several_hosts_together_when_none_holds_it_alone(self, api):
         for name in ("alpha", "beta"):
             make_host(name=name, gpus=tuple(h100(f"{name}-{n}") for n in range(2)))
         wish = {"catalog": "llama-3.3-70b-instruct", "variant": "bf16"}
@@ -377,11 +377,18 @@ class TestPlan:
         body = self.plan(api, **wish).json()
         ordered = api.post(URL, wish, format="json")
 
-        assert (body["fits"], body["first_replica"]["host"]) == (False, "")
+        assert (body["fits"], any(host["fits"] for host in body["hosts"])) == (True, False)
         assert (body["group"]["hosts"], body["group"]["gpus_each"]) == (["alpha", "beta"], 2)
         assert body["group"]["settings"]["pipeline_parallel_size"] == 2
-        assert (ordered.status_code, ordered.json()["group"]) == (422, ["alpha", "beta"])
-        assert "not started yet" in ordered.json()["detail"]
+        assert body["first_replica"]["members"] == [
+            {"rank": 0, "host": "alpha", "gpu_uuids": ["alpha-0", "alpha-1"]},
+            {"rank": 1, "host": "beta", "gpu_uuids": ["beta-0", "beta-1"]},
+        ]
+        price = sum(h["price_per_hour_usd"] for h in api.get("/api/v1/hosts/").json()["results"])
+        assert body["cost_per_hour_usd"] == pytest.approx(price)
+        assert ordered.status_code == 201
+        (revision,) = Revision.objects.all()
+        assert (revision.need["hosts"], revision.need["gpus"]) == (2, 4)
 
     @pytest.mark.parametrize(
         ("placement", "words"),

@@ -1,5 +1,6 @@
 """A replica over several hosts: placed with all members or none, and it ends as one."""
 
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -129,6 +130,30 @@ def test_books_no_gpu_twice_and_all_or_none(fleet, size, gpus):
     assert len({member.host_id for member in found.places}) == size
     assert len(set(uuids)) == len(uuids) == size * gpus
     assert len({free[uuid].kind for uuid in uuids}) == 1
+
+
+ORDERS = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), max_size=8)
+"""Hosts and GPUs on each, of one replica after the other."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=6), ORDERS)
+def test_books_no_gpu_twice_with_single_replicas_in_between(fleet, orders):
+    hosts = [machine(number, [80] * gpus) for number, gpus in enumerate(fleet)]
+    given: list[str] = []
+    for size, gpus in orders:
+        found = placed(hosts, size=size, gpus=gpus)
+        if isinstance(found, NotPlaced):
+            continue
+        places = found.places
+        assert [len(place.gpu_uuids) for place in places] == [gpus] * size
+        given += [uuid for place in places for uuid in place.gpu_uuids]
+        hosts = [
+            replace(host, gpus=tuple(replace(g, taken=g.uuid in given) for g in host.gpus))
+            for host in hosts
+        ]
+
+    assert len(given) == len(set(given))
 
 
 def member(rank: int, **changes) -> SeenMember:
