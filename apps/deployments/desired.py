@@ -26,6 +26,7 @@ from apps.deployments.models import Member, ReadRequest, Replica
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import CacheItem, Host
+from apps.fleet.queries import inventory_of
 from apps.lib import secrets
 
 STOP_GRACE_SECONDS = 20.0
