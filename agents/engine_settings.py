@@ -49,7 +49,7 @@ class EngineSettings(Message, frozen=True, kw_only=True):
         flag="--quantization", choices=methods("quantization"), default="as stored",
         changes_answers=True)] = None
     dtype: Annotated[str | None, Setting(Group.QUANTIZATION,
-        "Number format of the computation.",
+        "Number format of the computation; where a CPU has no wide vectors Hearth takes float32.",
         flag="--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto",
         changes_answers=True)] = None
     kv_cache_dtype: Annotated[str | None, Setting(Group.QUANTIZATION,

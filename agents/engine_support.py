@@ -74,6 +74,8 @@ def _kv(
 
 
 _WIDE = ("avx512f", "amx_tile")
+CPU_FEATURES = frozenset(_WIDE)
+"""What of /proc/cpuinfo decides here: an inventory tells these, where its CPU has them."""
 _RIGHT = "Answers as the unquantized model does."
 _SLOW_4BIT = "Answers rightly, 3 to 4 times slower than bf16."
 _FLASH = "FlashInfer of vLLM 0.32 starts at 8.0."
@@ -169,6 +171,16 @@ def cpu_lacks(setting: str, method: str, features: frozenset[str]) -> str:
     if row is None or not row.cpu_needs or features & set(row.cpu_needs):
         return ""
     return f"this host's CPU has none of {', '.join(row.cpu_needs)}, and its kernels need one"
+
+
+def fast_cpu_dtype(features: frozenset[str]) -> str | None:
+    """Return the `dtype` that a CPU with `features` computes fastest, None for the model's own.
+
+    vLLM takes bfloat16 on every CPU. Without wide vectors PyTorch emulates its products number by
+    number: embedding and prefill take several times as long as in float32, which costs twice the
+    memory and, where memory is the limit, a slower decode (`python -m bench.dtype`, docs/catalog).
+    """
+    return None if features & set(_WIDE) else "float32"
 
 
 def methods_for(setting: str, device: str, capability: str = "") -> tuple[str, ...]:

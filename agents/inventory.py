@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import psutil
 
+from agents.cpu import cpu_features
+from agents.engine_support import CPU_FEATURES
 from agents.wire import GpuInfo, HostSample, Inventory, RuntimeKind
 
 AGENT_VERSION = "0.1.0"
@@ -160,6 +162,7 @@ class Host:
             os=_os_name(),
             architecture=platform.machine(),
             cpu_model=_cpu_model(),
+            cpu_features=_features(),
             cpu_count=len(os.sched_getaffinity(0)),
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
@@ -230,6 +233,12 @@ def _os_name() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:
         return platform.system()
+
+
+def _features() -> tuple[str, ...] | None:
+    """Return what of the CPU's features decides about engines, sorted."""
+    found = cpu_features()
+    return None if found is None else tuple(sorted(found & CPU_FEATURES))
 
 
 def _cpu_model() -> str:

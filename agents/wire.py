@@ -79,6 +79,8 @@ class Inventory(Message, frozen=True, kw_only=True):
     os: str = ""
     architecture: str = ""
     cpu_model: str = ""
+    cpu_features: tuple[str, ...] | None = None
+    """Those of `engine_support.CPU_FEATURES` that it has; None where the system lists none."""
     cpu_count: int
     memory_total_bytes: int
     memory_available_bytes: int

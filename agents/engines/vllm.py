@@ -8,11 +8,11 @@ Limitations"); on a loopback port it gets a key of its own all the same.
 
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import httpx
 
 from agents.answers import Answers
+from agents.cpu import cpu_features
 from agents.engines import kv_events, vllm_answers, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
 from agents.engines.vllm_memory import read_memory
@@ -28,16 +28,6 @@ from agents.wire import EngineKind, EngineSpec, ReplicaOrder, ReplicaSample, Run
 DEFAULT_IMAGES = {"cpu": "hearth/vllm-cpu:0.32.0", "cuda": "vllm/vllm-openai:v0.32.0"}
 SOCKET_PATH_LIMIT_BYTES = 107
 """Longest path of a Unix socket on Linux, unix(7)."""
-
-
-def cpu_features() -> frozenset[str] | None:
-    """Return the features of this host's CPU, None where the system does not list them."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(found.group(1).split()) if found else None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agents import engine_support
 from agents.wire import EngineSettings
 from apps.catalog import need as needs
 from apps.catalog import shapes
@@ -21,7 +22,13 @@ from apps.catalog.entry import Device, Variant
 from apps.catalog.learned import NOTHING_LEARNED, Lesson, Start, learn
 from apps.catalog.need import Need
 from apps.catalog.rooms import GpuRoom, HostRoom
-from apps.catalog.settings import BadSetting, engine_settings, gpu_refusal, splits_evenly
+from apps.catalog.settings import (
+    BadSetting,
+    cpu_refusal,
+    engine_settings,
+    gpu_refusal,
+    splits_evenly,
+)
 from apps.catalog.sums import Sums
 
 if TYPE_CHECKING:
@@ -149,6 +156,36 @@ class _Case:
         return ""
 
     def _on_cpu(self, settings: EngineSettings) -> HostFit:
+        """Answer in the format that this CPU computes fastest, else in the model's own."""
+        if why := cpu_refusal(self.variant, settings, self.room.cpu_features):
+            return self.no(why)
+        plain = self._computed_as_it_is(settings)
+        fast = self._fastest(settings)
+        if fast is None:
+            return plain
+        answer = self._computed_as_it_is(fast)
+        return answer if answer.fits or not plain.fits else plain
+
+    def _fastest(self, settings: EngineSettings) -> EngineSettings | None:
+        """Return `settings` with the fast format, None if the model's own is it or one is given.
+
+        A KV cache that the order left to the catalog keeps its tokens.
+        """
+        features, variant = self.room.cpu_features, self.variant
+        free = settings.dtype is None and settings.quantization is None
+        if features is None or not free or not needs.is_unquantized(variant):
+            return None
+        dtype = engine_support.fast_cpu_dtype(features)
+        if dtype is None:
+            return None
+        cache = settings.kv_cache_bytes
+        if cache is not None and "kv_cache_bytes" not in self.wish.engine:
+            kind = settings.kv_cache_dtype
+            own = shapes.kv_element_bytes(variant.shape, None, kind)
+            cache = cache * shapes.kv_element_bytes(variant.shape, dtype, kind) // own
+        return msgspec.structs.replace(settings, dtype=dtype, kv_cache_bytes=cache)
+
+    def _computed_as_it_is(self, settings: EngineSettings) -> HostFit:
         sums = self._sums(settings, str(Device.CPU))
         need = sums.need()
         if settings.kv_cache_bytes is None:

@@ -89,7 +89,7 @@ def estimate(variant: Variant, settings: EngineSettings, device: Device | str) -
         activation_bytes=_activation_bytes(variant.shape, settings, device),
         runtime_bytes=_runtime_bytes(variant.shape, settings, device),
         graph_bytes=_graph_bytes(settings, device),
-        packed_bytes=_packed_bytes(variant.shape, device),
+        packed_bytes=_packed_bytes(variant, settings, device),
     )
 
 
@@ -108,10 +108,20 @@ def _loaded_bytes(variant: Variant, settings: EngineSettings) -> int:
 
     A copy of a shape's own element size counts; quantized matrices keep their format.
     """
-    wanted = shapes.MODEL_ELEMENT_BYTES.get(settings.dtype or "auto")
-    if wanted is None or variant.quantization is not Quantization.NONE:
+    if not is_unquantized(variant):
         return variant.weight_bytes
-    return variant.weight_bytes * wanted // variant.shape.weight_element_bytes
+    stored = variant.shape.weight_element_bytes
+    return variant.weight_bytes * _element_bytes(variant.shape, settings) // stored
+
+
+def _element_bytes(shape: Shape, settings: EngineSettings) -> int:
+    """Return the bytes of one number in the computation."""
+    return shapes.MODEL_ELEMENT_BYTES.get(settings.dtype or "auto", shape.weight_element_bytes)
+
+
+def is_unquantized(variant: Variant) -> bool:
+    """Say whether the engine holds plain numbers: a GGUF file is unpacked when it is fetched."""
+    return variant.quantization in (Quantization.NONE, Quantization.GGUF)
 
 
 def request_bytes(variant: Variant, settings: EngineSettings, tokens: int) -> int:
@@ -164,13 +174,17 @@ def _kv_bytes(variant: Variant, settings: EngineSettings, device: Device) -> int
     return max(one, CPU_KV_BYTES) if device is Device.CPU else one
 
 
-def _packed_bytes(shape: Shape, device: Device) -> int:
+def _packed_bytes(variant: Variant, settings: EngineSettings, device: Device) -> int:
     """Return the head that a CPU engine packs from a tied embedding.
 
     Every other matrix is packed in place of its original; an encoder has no head.
     """
+    shape = variant.shape
     packs = device is Device.CPU and shape.tied_embeddings and shapes.keeps_cache(shape)
-    return shapes.embedding_bytes(shape) if packs else 0
+    if not packs:
+        return 0
+    vectors = shape.vocab_size * shape.hidden_size
+    return vectors * _element_bytes(shape, settings)
 
 
 def _graph_bytes(settings: EngineSettings, device: Device) -> int:
@@ -198,7 +212,7 @@ def _activation_bytes(shape: Shape, settings: EngineSettings, device: Device) ->
     sampler = 0
     if shapes.keeps_cache(shape):
         sampler = requests * shape.vocab_size * 4 * _SAMPLER_COPIES
-    return tokens * width * shape.weight_element_bytes + sampler
+    return tokens * width * _element_bytes(shape, settings) + sampler
 
 
 def _runtime_bytes(shape: Shape, settings: EngineSettings, device: Device) -> int:

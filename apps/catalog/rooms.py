@@ -41,3 +41,5 @@ class HostRoom:
     labels: Mapping[str, str] = field(default_factory=dict)
     engine_version: str = ""
     """Version of vLLM on the host; empty if unknown or not installed yet."""
+    cpu_features: frozenset[str] | None = None
+    """As `agents.engine_support.CPU_FEATURES` names them; None if unknown."""

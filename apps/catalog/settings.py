@@ -112,6 +112,23 @@ def unavailable(setting: Setting, choice: str, device: Device | str, capability:
     return engine_support.why_not(setting.name, choice, device, capability)
 
 
+def cpu_refusal(variant: Variant, settings: EngineSettings, features: frozenset[str] | None) -> str:
+    """Return why a CPU with `features` cannot run `variant` with `settings`, empty if it can.
+
+    `features` None, unknown, judges nothing.
+    """
+    given = {
+        "quantization": settings.quantization or METHODS.get(variant.quantization, ""),
+        "kv_cache_dtype": settings.kv_cache_dtype or "auto",
+    }
+    if features is None:
+        return ""
+    for name, method in given.items():
+        if why := engine_support.cpu_lacks(name, method, features):
+            return f"`{name}` {method}: {why}"
+    return ""
+
+
 def gpu_refusal(variant: Variant, settings: EngineSettings, capability: str) -> str:
     """Return why a GPU of `capability` cannot run `variant` with `settings`, empty if it can.
 

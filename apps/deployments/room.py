@@ -120,6 +120,7 @@ def _fit_room(host: Host, reserved: Reserved, sample: HostSample | None) -> Host
         gpus=tuple(_gpu_room(gpu, reserved) for gpu in inventory.gpus),
         labels=dict(host.labels),
         engine_version=inventory.engine_versions.get("vllm", ""),
+        cpu_features=None if inventory.cpu_features is None else frozenset(inventory.cpu_features),
     )
 
 

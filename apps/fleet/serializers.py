@@ -78,6 +78,11 @@ class HostSerializer(serializers.Serializer[Host]):
     os = serializers.CharField()
     architecture = serializers.CharField()
     cpu_model = serializers.CharField()
+    cpu_features = serializers.ListField(
+        child=serializers.CharField(),
+        allow_null=True,
+        help_text="Wide vector units that decide about engines; null if unknown.",
+    )
     cpu_count = serializers.IntegerField()
     memory_total_bytes = serializers.IntegerField()
     memory_available_bytes = serializers.IntegerField()
@@ -93,9 +98,9 @@ class HostSerializer(serializers.Serializer[Host]):
 
 
 _INVENTORY_FIELDS = (
-    "hostname", "os", "architecture", "cpu_model", "cpu_count", "memory_total_bytes",
-    "memory_available_bytes", "disk_total_bytes", "disk_free_bytes", "driver_version",
-    "agent_version", "runtime", "runtime_reason", "engine_versions", "relay_url",
+    "hostname", "os", "architecture", "cpu_model", "cpu_features", "cpu_count",
+    "memory_total_bytes", "memory_available_bytes", "disk_total_bytes", "disk_free_bytes",
+    "driver_version", "agent_version", "runtime", "runtime_reason", "engine_versions", "relay_url",
 )  # fmt: skip
 
 _GPU_FIELDS = (

@@ -1,5 +1,7 @@
 """Where models fit: choice of variant, GPUs and settings, and reasons that help."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,6 +131,49 @@ class TestChooseVariant:
         error = refused(QWEN_8B, [gpu_host(engine_version="0.8.0+cpu")])
 
         assert error.reasons == ("rack: it has vLLM 0.8.0+cpu, the model needs 0.8.5 or later",)
+
+
+class TestTheNumberFormatOfACpu:
+    NARROW = cpu_host(cpu_features=frozenset())
+
+    def on(self, host, entry=SMOLLM2, **engine):
+        return choose_variant(entry, [host], Wish(engine=engine)).best
+
+    def test_a_cpu_without_wide_vectors_computes_in_float32_and_keeps_its_tokens(self):
+        narrow, wide = self.on(self.NARROW), self.on(cpu_host(cpu_features=frozenset({"avx512f"})))
+
+        assert (wide.settings.dtype, narrow.settings.dtype) == (None, "float32")
+        assert narrow.kv_tokens == wide.kv_tokens
+        assert narrow.need.weights_bytes == 2 * wide.need.weights_bytes
+        assert narrow.need.kv_bytes == 2 * wide.need.kv_bytes
+
+    def test_a_host_that_does_not_tell_its_features_is_left_to_the_engine(self):
+        assert self.on(cpu_host()).settings.dtype is None
+
+    @pytest.mark.parametrize("given", [{"dtype": "auto"}, {"dtype": "bfloat16"}])
+    def test_a_given_format_is_taken_as_it_is(self, given):
+        assert self.on(self.NARROW, **given).settings.dtype == given["dtype"]
+
+    def test_a_given_cache_is_taken_as_it_is(self):
+        best = self.on(self.NARROW, kv_cache_bytes=256 * 1024**2)
+
+        assert (best.settings.dtype, best.need.kv_bytes) == ("float32", 256 * 1024**2)
+
+    def test_a_quantized_engine_keeps_the_format_of_its_kernels(self):
+        best = self.on(self.NARROW, quantization="int8_per_channel_weight_only")
+
+        assert best.settings.dtype is None
+
+    def test_where_only_the_smaller_format_fits_it_is_taken(self):
+        roomy = self.on(self.NARROW)
+        host = replace(self.NARROW, memory_available_bytes=roomy.reserve_bytes - 1)
+
+        assert self.on(host).settings.dtype is None
+
+    def test_a_cache_type_without_kernels_on_this_cpu_is_refused_before_the_start(self):
+        error = refused(SMOLLM2, [self.NARROW], engine={"kv_cache_dtype": "fp8"})
+
+        assert "`kv_cache_dtype` fp8: this host's CPU has none of avx512f" in str(error)
 
 
 class TestWhatTheSummariesPromise:
