@@ -27,6 +27,11 @@ _INSTRUCTIONS = re.compile(
     r"|<\|(?:im_start|im_end|system|endoftext)\|>|\[/?INST\]|<</?SYS>>",
     re.IGNORECASE,
 )
+_TELLTALES = (
+    *("ignore", "disregard", "forget", "you are now", "from now on", "act as", "reveal"),
+    *("print", "repeat", "<|", "inst]", "<<"),
+)
+"""Each match of `_INSTRUCTIONS` has one of these, and they are looked for in no time."""
 HIDDEN = "hidden-text"
 INSTRUCTION = "instruction-like"
 GARBLED = "garbled"
@@ -84,6 +89,9 @@ def clean_text(text: str) -> tuple[str, int]:
 
 def instruction_in(text: str) -> str:
     """Return the words in `text` that speak to a model instead of a reader; empty if none do."""
+    plain = text.casefold().replace("\u0131", "i").replace("i\u0307", "i")
+    if not any(word in plain for word in _TELLTALES):
+        return ""
     found = _INSTRUCTIONS.search(text)
     return found[0][:80] if found else ""
 

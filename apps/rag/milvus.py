@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 from pymilvus import DataType, Function, FunctionType, MilvusClient
+from pymilvus.client import entity_helper
 from pymilvus.exceptions import MilvusException
 
 from apps.rag.vectors import (
@@ -28,6 +29,9 @@ from apps.rag.vectors import (
 
 # It logs each error with its traceback before it raises it; the callers here say what matters.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+# For a row's text it looks at each letter; `_data` has cut it to what Milvus takes.
+entity_helper.CHECK_STR_ARRAY = False
 
 TIMEOUT_SECONDS = 10.0
 """Of one call; a search takes milliseconds, a batch of rows under a second."""
@@ -338,7 +342,7 @@ def _built(index: str) -> dict[str, Any]:
 def _data(row: Row, *, lexical: bool) -> dict[str, Any]:
     data: dict[str, Any] = {"id": row.id, "doc": row.document, "meta": row.meta}
     if row.vector is not None:
-        data["dense"] = list(row.vector)
+        data["dense"] = row.vector
     if lexical:
         data["lex"] = row.words.encode()[: WORDS_LIMIT_BYTES - 4].decode(errors="ignore")
     return data

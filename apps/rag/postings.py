@@ -1,100 +1,83 @@
-"""BM25 over one segment of Milvus Lite, with arrays where its own is lists of tuples.
+"""BM25 over rows that never change, with arrays where Milvus Lite's own has lists of tuples.
 
-The same formula, numbers and interface as `milvus_lite.index.sparse_inverted`, whose search of
-10,000 chunks costs 0.1 s of Python and whose building costs seconds. Used through `steady`.
+The same formula and numbers as `milvus_lite.index.sparse_inverted`, whose search of 10,000 chunks
+costs 0.1 s of Python and whose building costs seconds. How rare a term is and how long rows are on
+average is taken over all parts of a collection (`Corpus`), so that a passage has one score whatever
+part it lies in; Milvus Lite ranks each part by itself. Used by `holdings`.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
 
 import numpy as np
-from milvus_lite.index.sparse_common import empty_results, validate_mask
-from milvus_lite.index.sparse_inverted import SparseInvertedIndex
+import pyarrow as pa
 from numpy.typing import NDArray
 
-type Mask = NDArray[np.bool_]
+_PAIR = np.dtype([("term", "<u4"), ("count", "<f4")])
 
 
-class Postings(SparseInvertedIndex):  # type: ignore[misc]  # Milvus Lite ships no types
+class Postings:
     """Rows sorted by term: `_rows[_starts[t]:_starts[t + 1]]` hold term `_terms[t]`."""
 
-    def __init__(self, k1: float = 1.5, b: float = 0.75) -> None:
-        super().__init__(k1=k1, b=b)
-        self._terms: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._starts: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
-        self._rows: NDArray[np.int32] = np.empty(0, dtype=np.int32)
-        self._weights: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-
-    def build(
-        self, sparse_vectors: Sequence[Mapping[int, float]], valid_mask: Mask | None = None
-    ) -> None:
-        """Take in one mapping of term to count for each row; rows not in the mask are left out."""
-        mask = validate_mask(valid_mask, len(sparse_vectors))
-        kept = [v if mask is None or mask[at] else {} for at, v in enumerate(sparse_vectors)]
-        sizes = np.fromiter(map(len, kept), dtype=np.int64, count=len(kept))
-        total = int(sizes.sum())
-        terms = np.fromiter(chain.from_iterable(kept), dtype=np.int64, count=total)
-        counts = np.fromiter(
-            chain.from_iterable(v.values() for v in kept), dtype=np.float32, count=total
+    def __init__(self, packed: pa.BinaryArray) -> None:
+        """Take in one row of (uint32 term, float32 count) pairs for each value of `packed`."""
+        sizes, pairs = _pairs(packed)
+        rows = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        order = np.argsort(pairs["term"])
+        self._terms, first = np.unique(pairs["term"][order], return_index=True)
+        self._starts = np.append(first, len(pairs))
+        self._rows, self._counts = rows[order], pairs["count"][order]
+        self.lengths: NDArray[np.float64] = np.bincount(
+            rows, weights=pairs["count"], minlength=len(sizes)
         )
-        rows = np.repeat(np.arange(len(kept), dtype=np.int32), sizes)
-        lengths = np.bincount(rows, weights=counts, minlength=len(kept)).astype(np.float32)
-        self.doc_count = len(kept) if mask is None else int(mask.sum())
-        self.avgdl = float(lengths.sum()) / self.doc_count if self.doc_count else 0.0
-        self._doc_lengths = lengths
-        order = np.argsort(terms, kind="stable")
-        self._terms, first = np.unique(terms[order], return_index=True)
-        self._starts = np.append(first, total)
-        self._rows, self._weights = rows[order], self._saturated(counts, lengths[rows])[order]
 
-    def _saturated(
-        self, counts: NDArray[np.float32], lengths: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Return what BM25 makes of counts in rows of these lengths, but for the term's rarity."""
-        norm = self.k1 * (1.0 - self.b + self.b * lengths / (self.avgdl or 1.0))
-        found: NDArray[np.float32] = counts * (self.k1 + 1.0) / (counts + norm)
-        return found.astype(np.float32, copy=False)
+    def frequency(self, term: int) -> int:
+        """Return how many rows hold `term`."""
+        held = self._held(term)
+        return int(held.stop - held.start)
 
-    def search(
-        self,
-        query_sparse_vectors: Sequence[Mapping[int, float]],
-        top_k: int,
-        valid_mask: Mask | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return rows and negated scores, (queries, top_k), best first, padded with -1 and inf."""
-        mask = validate_mask(valid_mask, len(self._doc_lengths))
-        ids, distances = empty_results(len(query_sparse_vectors), top_k)
-        for at, query in enumerate(query_sparse_vectors):
-            scores = self._scores(query)
-            if mask is not None:
-                scores[~mask] = 0.0
-            found = np.flatnonzero(scores > 0.0)
-            if len(found) > top_k:
-                found = found[np.argpartition(-scores[found], top_k - 1)[:top_k]]
-            found = found[np.lexsort((found, -scores[found]))]
-            ids[at, : len(found)] = found
-            distances[at, : len(found)] = -scores[found]
-        return ids, distances
-
-    def _scores(self, query: Mapping[int, float]) -> NDArray[np.float64]:
-        scores = np.zeros(len(self._doc_lengths))
-        for term, weight in query.items():
-            at = int(np.searchsorted(self._terms, term))
-            if at == len(self._terms) or self._terms[at] != term:
-                continue
-            held = slice(int(self._starts[at]), int(self._starts[at + 1]))
-            frequency = held.stop - held.start
-            rarity = np.log((self.doc_count - frequency + 0.5) / (frequency + 0.5) + 1.0)
+    def scores(
+        self, weights: Mapping[int, float], mean_length: float, *, k1: float, b: float
+    ) -> NDArray[np.float64]:
+        """Return the score of each row; `weights` are those of `Corpus.weights`."""
+        scores = np.zeros(len(self.lengths))
+        norm = k1 * (1.0 - b + b * self.lengths / mean_length)
+        for term, weight in weights.items():
+            held = self._held(term)
+            rows, counts = self._rows[held], self._counts[held]
             # A row holds a term once, so no index is there twice.
-            scores[self._rows[held]] += rarity * weight * self._weights[held]
+            scores[rows] += weight * (k1 + 1.0) * counts / (counts + norm[rows])
         return scores
 
-    def save(self, path: str) -> None:
-        """Refuse: Milvus Lite keeps these in memory alone."""
-        raise NotImplementedError(path)
+    def _held(self, term: int) -> slice:
+        at = int(np.searchsorted(self._terms, term))
+        if at == len(self._terms) or self._terms[at] != term:
+            return slice(0, 0)
+        return slice(int(self._starts[at]), int(self._starts[at + 1]))
 
-    @classmethod
-    def load(cls, path: str, k1: float = 1.5, b: float = 0.75) -> Any:  # noqa: ANN401
-        """Refuse, as `save`."""
-        raise NotImplementedError(path)
+
+class Corpus:
+    """All parts together: how many rows, how long they are, how rare a term is."""
+
+    def __init__(self, parts: Sequence[Postings]) -> None:
+        self._parts = parts
+        self._rows = sum(len(part.lengths) for part in parts)
+        total = sum(float(part.lengths.sum()) for part in parts)
+        self.mean_length = total / self._rows if total else 1.0
+
+    def weights(self, query: Mapping[int, float]) -> dict[int, float]:
+        """Return what each term of the query counts: its weight times how rare it is."""
+        return {term: weight * self._rarity(term) for term, weight in query.items()}
+
+    def _rarity(self, term: int) -> float:
+        frequency = sum(part.frequency(term) for part in self._parts)
+        return float(np.log((self._rows - frequency + 0.5) / (frequency + 0.5) + 1.0))
+
+
+def _pairs(packed: pa.BinaryArray) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    """Return how many pairs each row has, (rows,), and all pairs one after the other."""
+    _, offsets, data = packed.buffers()
+    if not len(packed) or data is None:
+        return np.zeros(len(packed), dtype=np.int64), np.empty(0, dtype=_PAIR)
+    ends = np.frombuffer(offsets, dtype=np.int32)[packed.offset : packed.offset + len(packed) + 1]
+    sizes = np.diff(ends).astype(np.int64) // _PAIR.itemsize
+    return sizes, np.frombuffer(data, _PAIR, count=int(sizes.sum()), offset=int(ends[0]))

@@ -29,6 +29,7 @@ from apps.rag import (
 from apps.rag.embedding import WrongDimension
 from apps.rag.fusion import Fused, Place
 from apps.rag.models import Build, Chunk, KnowledgeBase
+from apps.rag.queries import ChunkSize
 from apps.rag.selection import Candidate
 from apps.rag.served import ServedAway, ServedRefused
 from apps.rag.settings import Retrieval
@@ -248,29 +249,29 @@ def _rank(trace: Trace, legs: _Legs, where: str) -> None:
     with trace.stage("fuse"):
         fused = _fused(settings, legs)
     with trace.stage("sql"):
-        rows = queries.chunks(trace.asked.base, trace.build, [one.id for one in fused])
+        sizes = queries.chunk_sizes(trace.asked.base, trace.build, [one.id for one in fused])
     places = {one.id: (rank, one) for rank, one in enumerate(fused, 1)}
-    order = [_candidate(one, rows[one.id]) for one in fused if one.id in rows]
+    order = [_candidate(one, sizes[one.id]) for one in fused if one.id in sizes]
     if settings.mmr is not None and legs.dense:
         with trace.stage("mmr"):
             order = _diversified(trace, order, settings.mmr)
     reranked: dict[int, Place] = {}
     if settings.rerank_deployment:
         with trace.stage("rerank"):
-            order, reranked = _reranked(trace, order, rows)
+            order, reranked = _reranked(trace, order)
     with trace.stage("select"):
         chosen = selection.choose(order, top_k=settings.top_k, token_budget=settings.token_budget)
-        stems = trace.asked.query
+        rows = queries.chunks(trace.asked.base, trace.build, chosen.ids)
         trace.hits = [
             Hit(
                 rank=rank,
                 chunk=rows[chunk],
                 fused=places[chunk][1],
                 fused_rank=places[chunk][0],
-                matched=words.matched(rows[chunk].text, stems),
+                matched=words.matched(rows[chunk].text, trace.asked.query),
                 rerank=reranked.get(chunk),
             )
-            for rank, chunk in enumerate(chosen.ids, 1)
+            for rank, chunk in enumerate((one for one in chosen.ids if one in rows), 1)
         ]
         trace.left_out = dict(chosen.left_out)
     _explain_pinned(trace, where)
@@ -283,8 +284,8 @@ def _fused(settings: Retrieval, legs: _Legs) -> list[Fused]:
     return fusion.reciprocal(legs.dense, legs.lexical, k=settings.rrf_k, dense_weight=weight)
 
 
-def _candidate(fused: Fused, chunk: Chunk) -> Candidate:
-    return Candidate(id=fused.id, score=fused.score, sha256=chunk.sha256, tokens=chunk.tokens)
+def _candidate(fused: Fused, size: ChunkSize) -> Candidate:
+    return Candidate(id=fused.id, score=fused.score, sha256=size.sha256, tokens=size.tokens)
 
 
 def _diversified(trace: Trace, order: list[Candidate], balance: float) -> list[Candidate]:
@@ -293,14 +294,14 @@ def _diversified(trace: Trace, order: list[Candidate], balance: float) -> list[C
     return selection.diversify(order, found, balance=balance, among=MMR_AMONG)
 
 
-def _reranked(
-    trace: Trace, order: list[Candidate], rows: Mapping[int, Chunk]
-) -> tuple[list[Candidate], dict[int, Place]]:
+def _reranked(trace: Trace, order: list[Candidate]) -> tuple[list[Candidate], dict[int, Place]]:
     """Return the order after the reranker, and where it put each chunk that it read."""
     settings = trace.asked.settings
     head, rest = order[: settings.rerank_candidates], order[settings.rerank_candidates :]
     if not head:
         return order, {}
+    rows = queries.chunks(trace.asked.base, trace.build, [one.id for one in head])
+    head = [one for one in head if one.id in rows]
     try:
         scores = served.rerank(
             settings.rerank_deployment,

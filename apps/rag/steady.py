@@ -2,51 +2,38 @@
 
 Read in its source; `tests/apps/rag/test_steady.py` holds what is here to what it does:
 
-- Rows that are not flushed have no index: each search ranks all of them anew in Python, 0.4 ms a
-  row. They are flushed at 128 MB; here at 2 MB, and when a collection was left alone for a second.
+- Rows that are not flushed cost a search more than those that are. They are flushed at 128 MB; here
+  at 2 MB, and when a collection was left alone for a second.
 - While a flush is under way its rows are in no list that a search reads, and a write at that moment
   is split between two logs. So a flush runs alone, and writes to one collection take turns.
-- BM25 is lists and loops, rebuilt by the first search after each compaction. Here it is arrays
-  (`postings`), built in the background as the vectors' index is.
-- Every segment gets a graph (HNSW), built anew at each compaction: most of the cost of writing.
-  Small segments are searched exactly here, without the two copies that its own way makes.
-- A search for ids alone reads every column of every hit, vectors too, to throw them away.
 - Two first callers at once open a collection twice. So opening takes turns.
 
-Loaded by `vectord` alone, before it serves. Milvus Lite is pinned to this version.
+What makes it fast is in `swift`. Loaded by `vectord` alone, before it serves. Milvus Lite is pinned
+to this version.
 """
 
 import functools
 import logging
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-from milvus_lite.analyzer import sparse
 from milvus_lite.db import MilvusLite
 from milvus_lite.engine import collection as lite
 from milvus_lite.engine.collection import Collection
-from milvus_lite.index import sparse_factory
-from milvus_lite.search import distance
-from milvus_lite.storage.segment import Segment
-from numpy.typing import NDArray
-
-from apps.rag.postings import Postings
 
 MEMTABLE_BYTES = 2 * 1024 * 1024
 """About six hundred chunks with vectors of 384 numbers."""
 STILL_SECONDS = 1.0
 """What was written is flushed when no write came for so long."""
 
-SMALL_ROWS = 5_000
-"""Segments with fewer rows have no graph."""
-
 _READS = ("search", "query", "get", "count")
-_WRITES = ("insert", "upsert", "delete", "create_index", "load", "release", "close")
+_WRITES = (
+    *("hearth_append", "insert", "upsert", "delete"),
+    *("create_index", "load", "release", "close"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +94,7 @@ def install() -> None:
         setattr(Collection, name, _reads(getattr(Collection, name)))
     for name in _WRITES:
         setattr(Collection, name, _writes(getattr(Collection, name)))
-    Collection.search = _tells_what_it_reads(Collection.search)
-    Segment.row_to_dict = _read_if_wanted(Segment.row_to_dict)
     Collection._trigger_flush = _flushes(Collection._trigger_flush)
-    Collection._bg_compact_and_index = _then_warms(Collection._bg_compact_and_index)
-    Collection._build_or_load_segment_index = _when_large(Collection._build_or_load_segment_index)
-    sparse_factory.SparseInvertedIndex = Postings
-    sparse.bytes_to_sparse = _unpacked
-    distance.cosine_distance = _cosine_distance
     opening = threading.RLock()
     open_one = MilvusLite.get_collection
 
@@ -169,67 +149,3 @@ def _flushes(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(self, *args, **kwargs)
 
     return alone
-
-
-def _then_warms(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Build the words' indexes of new segments after the others, by asking for one word."""
-
-    @functools.wraps(call)
-    def warmed(self: Collection) -> None:
-        call(self)
-        if self.load_state != "loaded":
-            return
-        for field in self._bm25_analyzers:
-            self.search(["word"], top_k=1, anns_field=field, output_fields=[self.pk_field])
-
-    return warmed
-
-
-_reading = threading.local()
-
-
-def _tells_what_it_reads(call: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def told(self: Collection, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        _reading.ids_alone = kwargs.get("output_fields") == [self.pk_field]
-        try:
-            return call(self, *args, **kwargs)
-        finally:
-            _reading.ids_alone = False
-
-    return told
-
-
-def _read_if_wanted(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Give an empty row to a search that wants ids alone: it has them from elsewhere."""
-
-    @functools.wraps(call)
-    def read(self: Segment, row: int) -> Any:  # noqa: ANN401
-        return {} if getattr(_reading, "ids_alone", False) else call(self, row)
-
-    return read
-
-
-def _when_large(call: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def built(self: Collection, segment: Any, spec: Any) -> Any:  # noqa: ANN401
-        return call(self, segment, spec) if segment.num_rows >= SMALL_ROWS else None
-
-    return built
-
-
-def _unpacked(packed: bytes) -> dict[int, float]:
-    """Return {term: count} of a packed sparse vector: pairs of uint32 and float32."""
-    return dict(struct.iter_unpack("<If", packed))
-
-
-def _cosine_distance(
-    queries: NDArray[np.float32], rows: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return 1 - cosine of (dim,) or (queries, dim) to (n, dim); 1 for vectors of zeros."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
-    lengths[lengths == 0] = 1.0
-    norms = np.linalg.norm(queries, axis=-1, keepdims=True)
-    likeness = (queries / np.where(norms == 0, 1.0, norms)) @ rows.T / lengths
-    found: NDArray[np.float32] = np.maximum(1.0 - likeness, 0.0)
-    return found

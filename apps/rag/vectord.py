@@ -21,7 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from milvus_lite.adapter.grpc.server import start_server_in_thread
 from milvus_lite.exceptions import DataDirLockedError
 
-from apps.rag import steady
+from apps.rag import steady, swift
 
 STOP_SECONDS = 5.0
 THREADS = 10
@@ -39,6 +39,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
     # gRPC's Python server puts a port behind every address, a path too.
+    swift.install()
     steady.install()
     listening = Path(f"{options.socket}:0")
     drawn = options.socket.with_suffix(".next")

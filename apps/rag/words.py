@@ -12,6 +12,7 @@ from functools import lru_cache
 import Stemmer
 
 _WORD = re.compile(r"[^\W_]+(?:[.'\u2019-][^\W_]+)*")
+_INSIDE = re.compile("[.'\u2019-]")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]+")
 _STOP = frozenset(
     (
@@ -28,6 +29,7 @@ _TELLING = {
     "portuguese": frozenset(("os", "uma", "não", "para", "com", "que", "dos", "da", "em", "são")),
     "dutch": frozenset(("het", "een", "van", "niet", "met", "voor", "zijn", "dat", "op", "te")),
 }
+_ANY_TELLING = frozenset().union(*_TELLING.values())
 _CYRILLIC = re.compile("[\u0400-\u04ff]")
 _LOOKED_AT = 400
 _lock = threading.Lock()
@@ -38,7 +40,8 @@ def stems(text: str) -> list[str]:
     words = _words(text)
     with _lock:  # a Stemmer keeps a cache that threads must not share at once
         stemmer = _stemmer(language_of(words))
-        return [stemmer.stemWord(word) for word in words if word not in _STOP]
+        found: list[str] = stemmer.stemWords([word for word in words if word not in _STOP])
+        return found
 
 
 def matched(text: str, question: str) -> list[str]:
@@ -57,24 +60,28 @@ def matched(text: str, question: str) -> list[str]:
 def language_of(words: list[str]) -> str:
     """Return the stemmer's language for lower-case `words`; English when none is telling."""
     sample = words[:_LOOKED_AT]
-    if sum(bool(_CYRILLIC.search(word)) for word in sample) * 2 > len(sample) > 0:
-        return "russian"
-    counts = {name: sum(word in telling for word in sample) for name, telling in _TELLING.items()}
+    if _CYRILLIC.search(" ".join(sample)):
+        cyrillic = sum(bool(_CYRILLIC.search(word)) for word in sample)
+        if cyrillic * 2 > len(sample):
+            return "russian"
+    told = [word for word in sample if word in _ANY_TELLING]
+    counts = {name: sum(word in telling for word in told) for name, telling in _TELLING.items()}
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] * 8 > len(sample) and counts[best] > 2 else "english"
 
 
 def _words(text: str) -> list[str]:
-    found = []
-    for match in _WORD.finditer(text.lower()):
-        word = match[0]
-        if run := _CJK.search(word):
+    found: list[str] = []
+    words: list[str] = _WORD.findall(text.lower())
+    has_cjk = _CJK.search(text) is not None
+    for word in words:
+        if has_cjk and (run := _CJK.search(word)):
             chars = run[0]
             found += [chars[at : at + 2] for at in range(max(1, len(chars) - 1))]
-        else:
-            found.append(word)
-            if not word.isalnum():
-                found += [part for part in re.split(r"[.'\u2019-]", word) if len(part) > 1]
+            continue
+        found.append(word)
+        if not word.isalnum():
+            found += [part for part in _INSIDE.split(word) if len(part) > 1]
     return found
 
 

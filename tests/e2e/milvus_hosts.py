@@ -1,7 +1,7 @@
-"""Another engine behind the one door to Milvus, in an environment of its own in the cache.
+"""Other engines behind the one door to Milvus, each in an environment of its own in the cache.
 
-It is installed from the package index once (20 s) and kept. The tests' own Milvus is the embedded
-one; this is older and can less, which is what the tests want of it.
+They are installed from the package index once (20 s) and kept. The tests' own Milvus is the
+embedded one; these two are older and can less, which is what the tests want of them.
 """
 
 import contextlib
@@ -28,12 +28,31 @@ server.init()
 server.start()
 threading.Event().wait()
 """
+_SERVER = """
+import sys, signal, threading
+from milvus import MilvusServer
+server = MilvusServer()
+server.set_base_dir(sys.argv[1])
+server.listen_port = int(sys.argv[2].rpartition(":")[2])
+over = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: over.set())
+server.start()
+over.wait()
+server.stop()
+"""
 
 
 @contextlib.contextmanager
 def core(folder: Path) -> Iterator[str]:
     """Run milvus-lite 2.5.1, the C++ core, over TCP; give its address."""
     with _running("lite-2.5.1", ("milvus-lite==2.5.1", "setuptools<81"), _CORE, folder) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """Run the Milvus server 2.3.5 of its wheel, without BM25; give its address."""
+    with _running("server-2.3.5", ("milvus==2.3.5",), _SERVER, folder) as address:
         yield address
 
 

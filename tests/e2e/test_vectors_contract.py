@@ -1,4 +1,4 @@
-"""What every Milvus must do for Hearth: the embedded one, and the older core over TCP."""
+"""What every Milvus must do for Hearth: the embedded one, the older core, a server without BM25."""
 
 import random
 import signal
@@ -15,7 +15,7 @@ from apps.rag import unpandas
 unpandas.load()
 
 from apps.rag.milvus import Milvus  # noqa: E402 - only once pymilvus is loaded without pandas
-from apps.rag.vectors import NoSuchCollection, Row, VectorsAway  # noqa: E402
+from apps.rag.vectors import NoSuchCollection, Row, VectorsAway, VectorsRefused  # noqa: E402
 from tests.e2e import milvus_hosts  # noqa: E402
 from tests.running import wait_until  # noqa: E402
 
@@ -30,7 +30,7 @@ def start_embedded(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.fixture(params=["embedded", "core"], scope="module")
+@pytest.fixture(params=["embedded", "core", "server"], scope="module")
 def engine(request, tmp_path_factory) -> Iterator[tuple[str, Milvus]]:
     folder = tmp_path_factory.mktemp("m")
     if request.param == "embedded":
@@ -84,7 +84,7 @@ class TestEveryMilvus:
         name, store = engine
         able = store.capabilities()
 
-        assert able.lexical
+        assert able.lexical == (name != "server")
         assert able.aliases == (name != "core")
         assert able.index in ("HNSW", "FLAT")
 
@@ -98,8 +98,12 @@ class TestEveryMilvus:
         assert [one.score for one in found] == sorted((o.score for o in found), reverse=True)
         assert {one.id for one in some} == set(range(30, 41))
 
-    def test_ranks_words(self, filled):
+    def test_ranks_words_or_says_that_it_cannot(self, engine, filled):
         store, _ = filled
+        if engine[0] == "server":
+            with pytest.raises(VectorsRefused):
+                store.lexical("c1", "word7", 5, "")
+            return
 
         found = store.lexical("c1", "word7 kind1", 5, "")
 

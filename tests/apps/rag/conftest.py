@@ -5,19 +5,29 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from django.conf import settings as django_settings
 
 from apps.accounts.models import User
-from apps.rag import vectors
+from apps.rag import unpandas, vectors
 from tests.apps.accounts.people import client_of
 from tests.apps.rag import shelf
 from tests.apps.rag.gateway import Gateway
 
 ROOT = Path(__file__).resolve().parents[3]
 START_SECONDS = 180.0
+
+
+@pytest.fixture(scope="session")
+def milvus_lite() -> None:
+    """Change Milvus Lite in this process as `vectord` does."""
+    unpandas.load()
+    swift, steady = import_module("apps.rag.swift"), import_module("apps.rag.steady")
+    swift.install()
+    steady.install()
 
 
 @pytest.fixture(scope="session")

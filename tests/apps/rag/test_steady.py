@@ -2,78 +2,16 @@
 
 import threading
 
-import numpy as np
 import pytest
 
 from apps.rag import unpandas
 
 unpandas.load()
 
-from milvus_lite.analyzer import sparse  # noqa: E402 - only once pymilvus has no pandas
-from milvus_lite.db import MilvusLite  # noqa: E402
-from milvus_lite.index.sparse_inverted import SparseInvertedIndex  # noqa: E402
+from milvus_lite.db import MilvusLite  # noqa: E402 - only once pymilvus has no pandas
 from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema  # noqa: E402
-from milvus_lite.search import distance  # noqa: E402
 
 from apps.rag import steady  # noqa: E402
-from apps.rag.postings import Postings  # noqa: E402
-
-THEIR_COSINE, THEIR_UNPACKED = distance.cosine_distance, sparse.bytes_to_sparse
-
-
-def texts(rows: int, seed: int = 3) -> list[dict[int, float]]:
-    dice = np.random.default_rng(seed)
-    return [
-        {int(t): float(dice.integers(1, 5)) for t in dice.zipf(1.5, size=30) if t < 500}
-        for _ in range(rows)
-    ]
-
-
-class TestPostings:
-    @pytest.mark.parametrize("masked", [False, True])
-    def test_rank_as_milvus_lites_own(self, masked):
-        rows, queries = texts(300), texts(20, seed=8)
-        mask = np.arange(300) % 3 != 0 if masked else None
-        theirs, ours = SparseInvertedIndex(k1=1.3, b=0.6), Postings(k1=1.3, b=0.6)
-        theirs.build(rows)
-        ours.build(rows)
-
-        _, wanted = theirs.search(queries, 10, valid_mask=mask)
-        ids, found = ours.search(queries, 10, valid_mask=mask)
-
-        assert np.allclose(found, wanted, rtol=1e-5)
-        assert mask is None or mask[ids[ids >= 0]].all()
-
-    def test_leave_rows_out_when_they_are_built(self):
-        mask = np.arange(50) < 40
-        theirs, ours = SparseInvertedIndex(), Postings()
-        theirs.build(texts(50), mask)
-        ours.build(texts(50), mask)
-
-        assert ours.doc_count == theirs.doc_count
-        assert np.allclose(ours.search(texts(5), 60)[1], theirs.search(texts(5), 60)[1], rtol=1e-5)
-
-    def test_of_nothing_find_nothing(self):
-        empty = Postings()
-        empty.build([])
-
-        ids, distances = empty.search([{1: 1.0}, {}], 3)
-
-        assert (ids == -1).all()
-        assert np.isinf(distances).all()
-
-
-def test_distances_and_unpacking_are_milvus_lites_own():
-    dice = np.random.default_rng(1)
-    queries, rows = dice.normal(size=(3, 16)).astype("f4"), dice.normal(size=(50, 16)).astype("f4")
-    rows[7] = 0
-    packed = sparse.sparse_to_bytes({7: 2.0, 99: 1.0})
-
-    assert np.allclose(
-        steady._cosine_distance(queries, rows), THEIR_COSINE(queries, rows), atol=1e-6
-    )
-    assert steady._unpacked(packed) == THEIR_UNPACKED(packed)
-    assert steady._unpacked(b"") == {}
 
 
 class TestTurns:
@@ -103,13 +41,8 @@ class TestTurns:
         assert order == ["read", "flushed"]
 
 
-@pytest.fixture(scope="module")
-def installed():
-    steady.install()
-
-
 @pytest.fixture
-def collection(tmp_path, installed):
+def collection(tmp_path, milvus_lite):
     held = MilvusLite(str(tmp_path))
     fields = [
         FieldSchema(name="id", dtype=DataType.INT64, is_primary=True),
