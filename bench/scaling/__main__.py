@@ -52,12 +52,12 @@ def _is_day(case: Case, part: str) -> bool:
     return bool(case.rates_of) and part == "second"
 
 
-def show(case: Case, found: dict[tuple[str, str], list[Cell]]) -> None:
+def show(case: Case, policies: Sequence[str], found: dict[tuple[str, str], list[Cell]]) -> None:
     """Print the table of one case."""
     print(f"\n**{case.title}** (reach: {case.reach})\n")
     print("| policy | TTFT > 2 s % | GPU-h | peak | starts | held out: % | GPU-h |")
     print("|---|---|---|---|---|---|---|")
-    for policy in POLICIES:
+    for policy in policies:
         whole, held = found[policy, "whole"], found[policy, "second"]
         print(
             f"| {policy} | {span(whole, 'late_ratio', '.2f', 100)} "
@@ -94,6 +94,7 @@ def main() -> int:
     """Run the benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", action="append", choices=[*(c.key for c in CASES), LIVE])
+    parser.add_argument("--policy", action="append", choices=list(POLICIES), help="this one alone")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
@@ -103,11 +104,12 @@ def main() -> int:
         print(f"bench-scaling: no traces in {TRACES}; set HEARTH_TRACES", file=sys.stderr)
         return 2
     cases = [c for c in CASES if not asked.case or c.key in asked.case]
+    policies = asked.policy or list(POLICIES)
     began = time.monotonic()
     jobs: list[Job] = [
         (case.key, policy, seed, part)
         for case in cases
-        for policy in POLICIES
+        for policy in policies
         for part in ("whole", "second")
         for seed in SEEDS[: min(asked.seeds, HELD_DAY_SEEDS if _is_day(case, part) else 5)]
     ]
@@ -116,7 +118,7 @@ def main() -> int:
         for (key, policy, _, part), cell in workers.imap_unordered(one, jobs):
             found[key][policy, part].append(cell)
     for case in cases:
-        show(case, found[case.key])
+        show(case, policies, found[case.key])
     if not asked.case:
         show_pool()
     draw.charts(cases, IMAGES)

@@ -6,6 +6,7 @@ long cold start orders no replica that would come too late. Figures: docs/scalin
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -20,7 +21,10 @@ from apps.deployments.reconcile.scaling.values import (
 from apps.deployments.states import ScalingProfile
 
 STABLE_TICKS = 30
+STABLE_SECONDS = STABLE_TICKS * TICK_SECONDS
 PANIC_TICKS = 3
+LEVEL_TICKS = 5
+"""While requests wait, what is offered now is the mean of so many ticks."""
 BURSTY_DISPERSION = 5.0
 BURSTY_VARIATION = 0.5
 """Variance over mean, and over mean squared, of a tick's arrivals; above both, traffic is bursty.
@@ -52,16 +56,22 @@ class Weights:
     """Part of the panic window's peak that must find a slot at once."""
     drain_seconds: float
     """How fast a backlog should go."""
+    full_ticks: int
+    """Slots that were full for so many ticks, while the queue grew, count as load."""
     trend: float
     """Part of the rise until a replica ordered now is ready that is ordered for."""
 
 
 PROFILES = {
-    ScalingProfile.BALANCED: Weights(rho=0.9, spread=1.0, peak=0.5, drain_seconds=20.0, trend=1.0),
-    ScalingProfile.RESPONSIVE: Weights(
-        rho=0.9, spread=2.0, peak=0.75, drain_seconds=20.0, trend=0.5
+    ScalingProfile.BALANCED: Weights(
+        rho=0.9, spread=1.0, peak=0.5, drain_seconds=25.0, full_ticks=5, trend=1.0
     ),
-    ScalingProfile.FRUGAL: Weights(rho=1.0, spread=0.5, peak=0.0, drain_seconds=20.0, trend=0.5),
+    ScalingProfile.RESPONSIVE: Weights(
+        rho=0.9, spread=2.0, peak=0.75, drain_seconds=25.0, full_ticks=1, trend=0.5
+    ),
+    ScalingProfile.FRUGAL: Weights(
+        rho=1.0, spread=0.5, peak=0.0, drain_seconds=25.0, full_ticks=5, trend=0.5
+    ),
 }
 """Fitted on the first halves of three traces; the second halves are held out (docs/scaling.md)."""
 
@@ -73,6 +83,7 @@ def need(policy: Policy, memory: HearthMemory, seen: Observations, seconds: floa
     demand = Demand(
         offered=learned.offered,
         held=learned.held,
+        was_queued=memory.queued,
         service_seconds=service_seconds(learned),
         per_replica=per_replica,
         rise_per_second=max(0.0, learned.fast - learned.slow) / (SLOW_SECONDS - FAST_SECONDS),
@@ -96,6 +107,8 @@ class Demand:
 
     offered: tuple[float, ...]
     held: tuple[int, ...]
+    was_queued: int
+    """At the tick before."""
     service_seconds: float
     per_replica: float
     rise_per_second: float
@@ -109,11 +122,14 @@ class Demand:
         spread = math.sqrt(max(0.0, sum(v * v for v in self.offered) / n - mean * mean))
         # A step down spreads the window: never plan for more than was there.
         spread = min(w.spread * spread, max(self.offered) - mean)
-        # Few long requests: what is in flight is load, however long ago it came.
-        mean = max(mean, sum(self.held) / n)
+        if self.service_seconds > STABLE_SECONDS:
+            # Few long requests: what is in flight is load, however long ago it came. Of short ones
+            # it is what was offered, or a backlog that drains.
+            mean = max(mean, sum(self.held) / n)
         peak = max(self.offered[-PANIC_TICKS:])
         rise = self.rise_per_second * min(seen.start_seconds, SLOW_SECONDS) * w.trend
-        backlog = self._backlog(seen, mean)
+        level = self._level(seen, mean)
+        backlog = self._backlog(seen, level)
         return {
             "offered": self.offered[-1],
             "mean": mean,
@@ -125,15 +141,30 @@ class Demand:
             "rise": rise,
             "mean_need": (mean + rise + spread) / (self.per_replica * w.rho),
             "peak_need": w.peak * peak / self.per_replica,
-            "backlog_need": (mean + backlog / w.drain_seconds) / self.per_replica if backlog else 0,
+            "backlog_need": (level + backlog / w.drain_seconds) / self.per_replica
+            if backlog
+            else 0,
         }
 
-    def _backlog(self, seen: Observations, mean: float) -> float:
+    def _level(self, seen: Observations, mean: float) -> float:
+        """Return what is offered now; while requests wait, the minute's mean lags behind it."""
+        if not seen.queued:
+            return mean
+        level = max(mean, _mean(self.offered[-LEVEL_TICKS:]))
+        if seen.queued < self.was_queued:
+            return level  # the slots are full of a backlog that drains
+        return max(level, _mean(self.held[-self.weights.full_ticks :]))
+
+    def _backlog(self, seen: Observations, level: float) -> float:
         """Return the slot-seconds that will still wait when a replica ordered now is ready."""
         start = seen.start_seconds
-        work = seen.queued * self.service_seconds + (mean - seen.ready * self.per_replica) * start
+        work = seen.queued * self.service_seconds + (level - seen.ready * self.per_replica) * start
         soon = self.per_replica * sum(max(0.0, start - eta) for eta in seen.starting)
         return max(0.0, work - soon)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _learn(
@@ -154,6 +185,7 @@ def _learn(
         in_flight=seen.in_flight,
         mean_arrivals=memory.mean_arrivals + burst * (arrivals - memory.mean_arrivals),
         mean_square=memory.mean_square + burst * (arrivals * arrivals - memory.mean_square),
+        burst_weight=memory.burst_weight + burst * (1.0 - memory.burst_weight),
     )
     offered = _offered(learned.arrivals, service_seconds(learned))
     fast, slow = (1 - math.exp(-seconds / span) for span in (FAST_SECONDS, SLOW_SECONDS))
@@ -204,7 +236,12 @@ def dispersion(memory: HearthMemory) -> float:
     """Return variance over mean of the arrivals of a tick; 0 without traffic."""
     if memory.mean_arrivals < 1e-3:
         return 0.0
-    return max(0.0, memory.mean_square / memory.mean_arrivals - memory.mean_arrivals)
+    return max(0.0, memory.mean_square / memory.mean_arrivals - _arrivals(memory))
+
+
+def _arrivals(memory: HearthMemory) -> float:
+    """Return the mean arrivals of a tick; fading means begin at 0 and are too small at first."""
+    return memory.mean_arrivals / (memory.burst_weight or 1.0)
 
 
 def profile_of(policy: Policy, memory: HearthMemory) -> ScalingProfile:
@@ -212,7 +249,7 @@ def profile_of(policy: Policy, memory: HearthMemory) -> ScalingProfile:
     if policy.profile != ScalingProfile.BALANCED:
         return policy.profile
     found = dispersion(memory)
-    varied = found > BURSTY_VARIATION * memory.mean_arrivals
+    varied = found > BURSTY_VARIATION * _arrivals(memory)
     return ScalingProfile.RESPONSIVE if found > BURSTY_DISPERSION and varied else policy.profile
 
 

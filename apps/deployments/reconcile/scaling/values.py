@@ -118,6 +118,8 @@ class HearthMemory(Value, frozen=True, kw_only=True, tag="hearth"):
     mean_arrivals: float = 0.0
     mean_square: float = 0.0
     """Fading means of the arrivals of a tick and of their square: how bursty traffic is."""
+    burst_weight: float = 0.0
+    """How much of those means was seen: 1 is all."""
 
 
 class KnativeMemory(Value, frozen=True, kw_only=True, tag="knative"):
