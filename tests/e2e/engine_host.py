@@ -162,10 +162,15 @@ def docker_engine() -> Iterator[PrivateDocker]:
 
 @pytest.fixture(scope="session")
 def engine_image(docker_engine: PrivateDocker) -> str:
-    """The image in which the Docker runtime runs vLLM on CPU; built once, then from the cache."""
+    """The image in which the Docker runtime runs vLLM on CPU."""
+    return bring_engine_image(docker_engine)
+
+
+def bring_engine_image(daemon: PrivateDocker) -> str:
+    """Give `daemon` the image, built once and from the cache after that; return its name."""
     digest = hashlib.sha256(BUILD_IMAGE.read_bytes()).hexdigest()[:12]
     saved = cache_root() / "engine-image" / f"{digest}.tar"
-    asyncio.run(_bring_image(docker_engine, saved))
+    asyncio.run(_bring_image(daemon, saved))
     return ENGINE_IMAGE
 
 
