@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 
 import redis
 import redis.asyncio
@@ -43,6 +44,23 @@ def _publish(topics: tuple[str, ...]) -> None:
         logger.warning("doorbell not rung: %s", error)
 
 
+class Ear:
+    """Remembers a ring until it is asked for."""
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self._event = event
+
+    async def rings(self, timeout_seconds: float) -> bool:
+        """Return True at once if it rang since the last time, else when it does; False after
+        `timeout_seconds`."""
+        try:
+            await asyncio.wait_for(self._event.wait(), timeout_seconds)
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+
 class Listener:
     """Waits for topics in one event loop; one Redis subscription serves all waiters."""
 
@@ -51,14 +69,16 @@ class Listener:
 
     async def wait(self, topic: str, timeout_seconds: float) -> bool:
         """Return True when `topic` rang, False after `timeout_seconds`."""
+        with self.hears(topic) as ear:
+            return await ear.rings(timeout_seconds)
+
+    @contextlib.contextmanager
+    def hears(self, topic: str) -> Iterator["Ear"]:
+        """Listen to `topic` all the while: who looks in between misses no ring."""
         event = asyncio.Event()
         self._events[topic].add(event)
         try:
-            await asyncio.wait_for(event.wait(), timeout_seconds)
-        except TimeoutError:
-            return False
-        else:
-            return True
+            yield Ear(event)
         finally:
             self._events[topic].discard(event)
             if not self._events[topic]:

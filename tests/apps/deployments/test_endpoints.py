@@ -156,6 +156,13 @@ class TestSync:
 
         assert (await asyncio.wait_for(waiting, 1)).revision == first.revision + 1
 
+    async def test_a_ring_between_two_looks_is_heard_at_the_next(self, listener):
+        with listener.hears("host:1") as ear:
+            listener.heard("host:1")
+
+            assert await ear.rings(1.0)
+            assert not await ear.rings(0.01)
+
     async def test_a_lost_doorbell_costs_about_a_second(self, agent, host):
         first = await agent.sync()
         waiting = asyncio.create_task(
