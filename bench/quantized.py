@@ -20,6 +20,7 @@ import httpx
 
 from agents import engine_support
 from agents.answers import AnswersBaseline
+from agents.cpu import cpu_features
 from agents.engines.environment import (
     Environment,
     cache_root,
@@ -107,8 +108,17 @@ async def _served(folder: Path, name: str, checks: bool) -> tuple[tuple[str, ...
         f"{perplexity:.1f}" if perplexity else "", f"{rate:.1f}" if rate else "",
         " ".join(words.split())[:160],
     )  # fmt: skip
-    refused = engine_support.why_not("quantization", method.quantization or "", "cpu")
-    return row, served == (not refused) and (not served or ANSWER in words)
+    return row, served == _is_offered(method) and (not served or ANSWER in words)
+
+
+def _is_offered(method: Method) -> bool:
+    """Return whether the support table lets this host's CPU run `method`."""
+    features, quantization = cpu_features() or frozenset(), method.quantization or ""
+    return not (
+        engine_support.why_not("quantization", quantization, "cpu")
+        or engine_support.cpu_lacks("quantization", quantization, features)
+        or engine_support.cpu_lacks("stored", method.stored, features)
+    )
 
 
 def _quantize(environment: Environment, whole: Path, folder: Path, stored: str) -> Path:

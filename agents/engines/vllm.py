@@ -13,7 +13,7 @@ import httpx
 
 from agents.answers import Answers
 from agents.cpu import cpu_features
-from agents.engines import kv_events, vllm_answers, vllm_api, vllm_flags
+from agents.engines import kv_events, stored_form, vllm_answers, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
 from agents.engines.vllm_memory import read_memory
 from agents.runtimes.base import (
@@ -51,6 +51,8 @@ class VllmEngine:
         spec = order.spec
         vllm_flags.check(spec, support=self.checks_support, cpu_features=self.cpu_features)
         vllm_flags.check_seat(order)
+        if self.checks_support and spec.device == "cpu" and self.cpu_features is not None:
+            stored_form.check(place.weights_dir, self.cpu_features)
         in_container = place.runtime is RuntimeKind.DOCKER
         folder = CONTAINER_RUN_DIR if in_container else str(place.run_dir)
         weights = CONTAINER_WEIGHTS_DIR if in_container else str(place.weights_dir)

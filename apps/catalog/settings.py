@@ -120,6 +120,7 @@ def cpu_refusal(variant: Variant, settings: EngineSettings, features: frozenset[
     given = {
         "quantization": settings.quantization or METHODS.get(variant.quantization, ""),
         "kv_cache_dtype": settings.kv_cache_dtype or "auto",
+        "stored": variant.quantization.value,
     }
     if features is None:
         return ""

@@ -35,6 +35,15 @@ class TestTable:
         assert why_not("quantization", "mxfp4", "cuda", "9.0") == ""
         assert why_not("quantization", "mxfp4", "cuda", "12.0") == ""
 
+    @pytest.mark.parametrize(
+        ("setting", "method"),
+        [("quantization", "awq"), ("quantization", "gptq"), ("stored", "w4a16")],
+    )
+    def test_four_bits_need_wide_vectors_of_the_cpu_and_eight_do_not(self, setting, method):
+        assert "avx512f" in cpu_lacks(setting, method, frozenset({"avx2"}))
+        assert cpu_lacks(setting, method, frozenset({"avx512f"})) == ""
+        assert cpu_lacks("stored", "w8a8", frozenset({"avx2"})) == ""
+
     def test_fp8_kv_cache_needs_wide_vectors_of_the_cpu(self):
         assert "avx512f" in cpu_lacks("kv_cache_dtype", "fp8", frozenset({"avx2"}))
         assert cpu_lacks("kv_cache_dtype", "fp8", frozenset({"avx512f"})) == ""

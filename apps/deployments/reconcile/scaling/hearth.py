@@ -57,7 +57,8 @@ class Weights:
     drain_seconds: float
     """How fast a backlog should go."""
     full_ticks: int
-    """Slots that were full for so many ticks, while the queue grew, count as load."""
+    """Slots that were full for so many ticks, while the queue grew, count as load; 0: the minute's
+    mean is all that counts."""
     trend: float
     """Part of the rise until a replica ordered now is ready that is ordered for."""
 
@@ -70,7 +71,7 @@ PROFILES = {
         rho=0.9, spread=2.0, peak=0.75, drain_seconds=25.0, full_ticks=1, trend=0.5
     ),
     ScalingProfile.FRUGAL: Weights(
-        rho=1.0, spread=0.5, peak=0.0, drain_seconds=25.0, full_ticks=5, trend=0.5
+        rho=1.0, spread=0.5, peak=0.0, drain_seconds=25.0, full_ticks=0, trend=0.5
     ),
 }
 """Fitted on the first halves of three traces; the second halves are held out (docs/scaling.md)."""
@@ -148,7 +149,7 @@ class Demand:
 
     def _level(self, seen: Observations, mean: float) -> float:
         """Return what is offered now; while requests wait, the minute's mean lags behind it."""
-        if not seen.queued:
+        if not seen.queued or not self.weights.full_ticks:
             return mean
         level = max(mean, _mean(self.offered[-LEVEL_TICKS:]))
         if seen.queued < self.was_queued:
