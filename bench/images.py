@@ -146,10 +146,13 @@ def _downloaded(folder: Path) -> Path:
 def _build_both(keep: Path, wheels: Path) -> None:
     """Build both images, the second on top of the stages of the first, and save each in `keep`."""
     builder = str(REPOSITORY / "deploy" / "images" / "build.sh")
-    with private_docker() as daemon:
+    # What was built lies there too: a build that was broken off goes on where it stopped.
+    with private_docker(keep / "docker") as daemon:
         docker = os.environ | {"DOCKER_HOST": daemon.address}
         build = {**docker, "BASE": bring_engine_image(daemon), "WHEELS": str(wheels)}
         for image, target in ((PLAIN, "plain"), (SLIM, "slim")):
+            if _told(keep, image).exists():
+                continue
             began = time.monotonic()
             _run([builder, "cpu", image, target], build)
             seconds = time.monotonic() - began

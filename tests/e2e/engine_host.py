@@ -88,6 +88,8 @@ class PrivateDocker:
     """A Docker Engine of our own in `folder`; GPU requests are accepted by a stub of the hook."""
 
     folder: Path
+    data_root: Path
+    """Where its images lie."""
     process: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
@@ -102,7 +104,7 @@ class PrivateDocker:
         assert os.geteuid() == 0, "a private Docker Engine needs root"
         command = [
             *("unshare", "--net", dockerd, "--host", self.address, "--bridge", "none"),
-            *("--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec")),
+            *("--data-root", str(self.data_root), "--exec-root", str(self.folder / "exec")),
             *("--pidfile", str(self.folder / "pid"), "--log-level", "warn"),
             *("--iptables=false", "--ip6tables=false"),
         ]
@@ -140,11 +142,13 @@ class PrivateDocker:
 
 
 @contextmanager
-def private_docker() -> Iterator[PrivateDocker]:
-    """Run a Docker Engine in a new folder for as long as the context lasts."""
+def private_docker(data_root: Path | None = None) -> Iterator[PrivateDocker]:
+    """Run a Docker Engine in a new folder for as long as the context lasts; what lies in a given
+    `data_root` is kept.
+    """
     # A short path: the daemon's sockets are below it.
     folder = Path(tempfile.mkdtemp(prefix="hearth-docker-"))
-    daemon = PrivateDocker(folder)
+    daemon = PrivateDocker(folder, data_root or folder / "data")
     try:
         daemon.start()
         yield daemon
