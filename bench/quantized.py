@@ -9,6 +9,8 @@ About a minute each; METHOD names those to run.
 
 import argparse
 import asyncio
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -122,10 +124,15 @@ def _is_offered(method: Method) -> bool:
 
 
 def _quantize(environment: Environment, whole: Path, folder: Path, stored: str) -> Path:
-    out = folder / "weights"
-    maker = REPOSITORY / "bench" / "quantize.py"
-    subprocess.run([environment.python, maker, whole, out, stored], check=True, timeout=120)
-    return out
+    """Return a copy of the weights of `whole` in `folder`, quantized; made once, then kept."""
+    kept = cache_root() / "quantized" / f"{whole.name}-{stored}"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        maker, out = REPOSITORY / "bench" / "quantize.py", folder / "made"
+        command = [environment.python, maker, whole, out, stored]
+        subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        shutil.move(out, kept)
+    return Path(shutil.copytree(kept, folder / "weights"))
 
 
 async def _asked(report: ReplicaReport) -> tuple[str, float]:
