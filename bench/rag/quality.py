@@ -4,7 +4,6 @@ Weights are tuned on odd questions and reported on even ones; the judgements are
 """
 
 import re
-import threading
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.main.figures import Result
+from bench.rag.rebuilding import rebuild
 from tests.running import Hearth, hearth, wait_until
 
 BASE = "knowledge-bases/cranfield/"
@@ -39,7 +39,13 @@ def measure(folder: Path, cranfield: Path) -> list[Result]:
         instance.deploy("all-minilm-l6-v2", name="minilm")
         instance.wait_for("minilm", "ready", ENGINE_SECONDS)
         ingested = _ingest(instance, cranfield)
-        return [ingested, _ranking(instance, cranfield), _rebuild(instance)]
+        order = {
+            "embedding_deployment": "minilm",
+            "chunk_characters": 500,
+            "flip_when_ready": True,
+        }
+        ranking = _ranking(instance, cranfield)
+        return [ingested, ranking, rebuild(instance, BASE, order, ["boundary layer flow"])]
 
 
 def documents(cranfield: Path) -> dict[str, str]:
@@ -165,52 +171,4 @@ def _ranking(instance: Hearth, cranfield: Path) -> Result:
         for name, row in [*found.items(), *((f"{n} (odd)", row) for n, row in odd.items())]
     ]
     result.table = [heads, *rows]
-    return result
-
-
-def _rebuild(instance: Hearth) -> Result:
-    """Build a second index and flip while questions run; count what fails."""
-    over = threading.Event()
-    failed: list[str] = []
-    builds: set[int] = set()
-    count = [0]
-
-    def ask() -> None:
-        while not over.is_set():
-            answer = instance.api("POST", f"{BASE}search/", json={"query": "boundary layer flow"})
-            count[0] += 1
-            if answer.status_code != 200 or not answer.json()["hits"]:
-                failed.append(answer.text[:200])
-            else:
-                builds.add(answer.json()["build"])
-            over.wait(0.3)
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    made = instance.api(
-        "POST",
-        f"{BASE}builds/",
-        json={"embedding_deployment": "minilm", "chunk_characters": 500, "flip_when_ready": True},
-    )
-    assert made.status_code == 201, made.text
-
-    def flipped() -> bool:
-        base = instance.api("GET", BASE).json()
-        return bool(base["live_build"]["number"] == 2)
-
-    begun = time.monotonic()
-    wait_until(flipped, INGEST_SECONDS, "the flip")
-    took = time.monotonic() - begun
-    over.wait(3)
-    over.set()
-    for thread in threads:
-        thread.join()
-    result = Result(part="rebuild", question="another index while questions run")
-    result.add("questions that failed", len(failed), "", at_most=0)
-    result.add("questions asked meanwhile", count[0], "")
-    result.add("until the flip", took, "s")
-    result.add("builds that answered", len(builds), "")
-    if failed:
-        result.table = [("failed",), *((text,) for text in failed[:5])]
     return result

@@ -5,10 +5,8 @@ lie in clusters, as those of real texts do. Measured is the product's own code: 
 and SQL, in a Django process of its own with a database of its own.
 """
 
-import itertools
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
@@ -17,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from bench.main.figures import Result, median
+from bench.rag.words import Words
 
 ROOT = Path(__file__).resolve().parents[2]
 QUERIES = 60
@@ -68,21 +67,6 @@ def _in_own_process(folder: Path, size: int) -> dict[str, float]:
     return found
 
 
-class _Words:
-    """A vocabulary with Zipf's frequencies."""
-
-    def __init__(self, seed: int) -> None:
-        self._dice = random.Random(seed)
-        letters = "abcdefghiklmnoprstuvw"
-        self._words = [
-            "".join(self._dice.choices(letters, k=self._dice.randint(3, 10))) for _ in range(20_000)
-        ]
-        self._weights = list(itertools.accumulate(1 / rank for rank in range(1, 20_001)))
-
-    def text(self, count: int) -> str:
-        return " ".join(self._dice.choices(self._words, cum_weights=self._weights, k=count))
-
-
 def _run(size: int) -> dict[str, float]:
     """Fill, search, and return the figures; runs in the process made for it."""
     import django  # noqa: PLC0415
@@ -110,7 +94,7 @@ def _run(size: int) -> dict[str, float]:
 def _measured(size: int, milvus: psutil.Process) -> dict[str, float]:
     from bench.rag import filling  # noqa: PLC0415
 
-    words = _Words(7)
+    words = Words(7)
     filled = filling.fill(size, words.text, DIMENSION, milvus)
     found = filling.searches(filled.base, [words.text(8) for _ in range(QUERIES)], milvus)
     return {
