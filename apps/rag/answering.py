@@ -157,7 +157,7 @@ def _fitted(
     base = trace.asked.base
     mark = mark_of(base)
     chunks = {hit.chunk.pk: hit.chunk for hit in trace.hits}
-    passages = [passage_of(chunk) for chunk in chunks.values()]
+    passages, known = _worth_sending(trace, before)
     is_first = not before.messages
     while True:
         turn = prompt.next_turn(
@@ -166,6 +166,7 @@ def _fitted(
             passages=passages,
             question=question.text,
             mark=mark,
+            known=known,
         )
         tokens = _tokens(model, turn.messages, key=trace.asked.key)
         size = len(tokens) if tokens is not None else _estimated(turn.messages)
@@ -174,6 +175,7 @@ def _fitted(
             break
         if before.messages:
             before = prompt.Conversation()
+            passages, known = _worth_sending(trace, before)
             trace.notices.append("The conversation outgrew the model's context and starts anew.")
         elif len(passages) > 1:
             dropped = passages.pop()
@@ -199,6 +201,18 @@ def _fitted(
         answer_tokens=min(question.answer_tokens, room),
         conversation=None,
     )
+
+
+def _worth_sending(trace: Trace, before: prompt.Conversation) -> tuple[list[Passage], list[int]]:
+    """Return the passages to send after `before`, and known chunks to name; says what is left."""
+    chunks = {hit.chunk.pk: hit.chunk for hit in trace.hits}
+    new, known = prompt.worth_sending(before, list(chunks), list(trace.left_out))
+    left = sum(one not in new and one not in known for one in chunks)
+    if left:
+        trace.notices.append(
+            f"{left} new passages were not sent: the conversation holds {len(known)} as good."
+        )
+    return [passage_of(chunks[one]) for one in new], known
 
 
 def finish(prepared: Prepared, answer: Answer, now: datetime) -> dict[str, Any]:

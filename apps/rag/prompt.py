@@ -64,6 +64,21 @@ def instructions(name: str, description: str, mark: str) -> str:
     )
 
 
+def worth_sending(
+    before: Conversation, hits: Sequence[int], following: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the new chunks to send in the next turn, and known ones to name; both best first.
+
+    The model still reads what the conversation holds. So each known chunk among the first
+    2 x len(hits) takes the place of a new one, the last of them first; `following` are the chunks
+    that rank after `hits`. The best hit is always sent.
+    """
+    wanted = len(hits)
+    known = [one for one in [*hits, *following][: 2 * wanted] if one in before.numbers][:wanted]
+    new = [one for one in hits if one not in before.numbers]
+    return new[: max(wanted - len(known), int(new[:1] == list(hits[:1])))], known
+
+
 def next_turn(
     before: Conversation,
     *,
@@ -71,11 +86,15 @@ def next_turn(
     passages: Sequence[Passage],
     question: str,
     mark: str,
+    known: Sequence[int] = (),
 ) -> Turn:
-    """Return the next request: everything so far, the passages that are new, the question."""
+    """Return the next request: everything so far, the passages that are new, the question.
+
+    `known` are chunks that the conversation holds, and that are named by their old numbers.
+    """
     numbers = dict(before.numbers)
     new = [passage for passage in passages if passage.chunk not in numbers]
-    again = tuple(p.chunk for p in passages if p.chunk in before.numbers)
+    again = tuple(known) or tuple(p.chunk for p in passages if p.chunk in before.numbers)
     first = max(numbers.values(), default=0) + 1
     for number, passage in enumerate(new, first):
         numbers[passage.chunk] = number

@@ -153,6 +153,24 @@ class TestPrompt:
         assert "See also [1] above." in second.messages[-1]["content"]
         assert second.numbers == {1: 1, 2: 2}
 
+    @pytest.mark.parametrize(
+        ("held", "hits", "following", "sent", "named"),
+        [
+            ((), (1, 2, 3), (4, 5, 6), [1, 2, 3], []),
+            ((2, 5), (1, 2, 3), (4, 5, 6, 7), [1], [2, 5]),
+            ((7,), (1, 2, 3), (4, 5, 6, 7), [1, 2, 3], []),
+            ((4, 5, 6), (1, 2, 3), (4, 5, 6), [1], [4, 5, 6]),
+            ((1, 2, 4), (1, 2, 3), (4, 5, 6), [], [1, 2, 4]),
+        ],
+        ids=["first turn", "two near", "one far", "best is new", "best is known"],
+    )
+    def test_what_the_conversation_holds_takes_the_place_of_new(
+        self, held, hits, following, sent, named
+    ):
+        before = prompt.Conversation(numbers={chunk: at for at, chunk in enumerate(held, 1)})
+
+        assert prompt.worth_sending(before, hits, following) == (sent, named)
+
     def test_citations_are_checked_against_what_was_sent(self):
         checked = citations.check("So [1, 3] and [12]. The sources do not say.", {1, 2, 3})
 
