@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 
 import msgspec
 
@@ -14,7 +15,7 @@ from apps.deployments.models import Revision
 from apps.lib.problems import Problem
 from apps.rag import minilm, served
 from apps.rag.models import Build
-from apps.rag.served import ServedRefused
+from apps.rag.served import ServedAway, ServedRefused
 from apps.rag.states import EmbedderKind
 from apps.traffic.actions import playground_key
 
@@ -90,7 +91,7 @@ def passages(build: Build, texts: Sequence[str], *, seconds: float) -> Embedded 
     if build.embedder == EmbedderKind.NONE:
         return None
     if build.embedder == EmbedderKind.LOCAL:
-        found = minilm.embed(texts)
+        found = _local().embed(texts)
         return Embedded(vectors=found.vectors, tokens=found.tokens)
     key = key_of(build.knowledge_base.owner)
     vectors, tokens = served.embed(
@@ -110,7 +111,7 @@ def question(build: Build, text: str, *, key: str, parent: str) -> array[float] 
     known = _known(build.pk, text)
     if not known:
         if build.embedder == EmbedderKind.LOCAL:
-            known.extend(minilm.embed([text]).vectors)
+            known.extend(_local().embed([text]).vectors)
         else:
             vectors, _ = served.embed(
                 build.embedding_deployment,
@@ -127,11 +128,18 @@ def question(build: Build, text: str, *, key: str, parent: str) -> array[float] 
 def token_counts(build: Build, texts: Sequence[str]) -> list[int] | None:
     """Return the exact tokens of each text, None where nobody can count them."""
     if build.embedder == EmbedderKind.LOCAL:
-        return minilm.token_counts(texts)
+        return _local().token_counts(texts)
     if build.embedder == EmbedderKind.NONE:
         return None
     key = key_of(build.knowledge_base.owner)
     return served.token_counts(build.embedding_deployment, texts, key=key)
+
+
+def _local() -> ModuleType:
+    """Return the local embedder. Raises ServedAway: new packages leave its libraries out."""
+    if not minilm.installed():
+        raise ServedAway("the local embedder is gone: run `manage.py install_embedder` again.")
+    return minilm
 
 
 @lru_cache(maxsize=512)

@@ -8,6 +8,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 
 from apps.rag import files, upkeep, vectors
 from apps.rag.models import Chunk, Document
+from apps.rag.states import EmbedderKind
 from tests.apps.rag import shelf
 from tests.apps.rag.gateway import Gateway
 
@@ -281,6 +282,15 @@ class TestAsk:
 
 
 class TestWaiting:
+    def test_document_waits_when_the_local_embedder_is_gone_and_says_what_brings_it(self, user):
+        base = shelf.base(user)
+        base.builds.update(embedder=EmbedderKind.LOCAL)
+
+        document = shelf.ingested(shelf.upload(base, user))
+
+        assert document.state == "embedding"
+        assert "manage.py install_embedder" in document.reason
+
     def test_document_waits_for_the_embedder_and_goes_on(self, user, gateway):
         shelf.embedder()
         base = shelf.base(user, embedding_deployment="minilm")
