@@ -4,7 +4,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from types import ModuleType
 
 import msgspec
 
@@ -91,7 +90,8 @@ def passages(build: Build, texts: Sequence[str], *, seconds: float) -> Embedded 
     if build.embedder == EmbedderKind.NONE:
         return None
     if build.embedder == EmbedderKind.LOCAL:
-        found = _local().embed(texts)
+        _see_that_local_is_there()
+        found = minilm.embed(texts)
         return Embedded(vectors=found.vectors, tokens=found.tokens)
     key = key_of(build.knowledge_base.owner)
     vectors, tokens = served.embed(
@@ -111,7 +111,8 @@ def question(build: Build, text: str, *, key: str, parent: str) -> array[float] 
     known = _known(build.pk, text)
     if not known:
         if build.embedder == EmbedderKind.LOCAL:
-            known.extend(_local().embed([text]).vectors)
+            _see_that_local_is_there()
+            known.extend(minilm.embed([text]).vectors)
         else:
             vectors, _ = served.embed(
                 build.embedding_deployment,
@@ -128,18 +129,18 @@ def question(build: Build, text: str, *, key: str, parent: str) -> array[float] 
 def token_counts(build: Build, texts: Sequence[str]) -> list[int] | None:
     """Return the exact tokens of each text, None where nobody can count them."""
     if build.embedder == EmbedderKind.LOCAL:
-        return _local().token_counts(texts)
+        _see_that_local_is_there()
+        return minilm.token_counts(texts)
     if build.embedder == EmbedderKind.NONE:
         return None
     key = key_of(build.knowledge_base.owner)
     return served.token_counts(build.embedding_deployment, texts, key=key)
 
 
-def _local() -> ModuleType:
-    """Return the local embedder. Raises ServedAway: new packages leave its libraries out."""
+def _see_that_local_is_there() -> None:
+    """Raises ServedAway when it is not: bringing packages up to date takes its libraries away."""
     if not minilm.installed():
         raise ServedAway("the local embedder is gone: run `manage.py install_embedder` again.")
-    return minilm
 
 
 @lru_cache(maxsize=512)

@@ -100,8 +100,8 @@ def next_turn(
         numbers[passage.chunk] = number
     parts = [_quoted(passage, numbers[passage.chunk], mark) for passage in new]
     if again:
-        known = ", ".join(f"[{number}]" for number in sorted(numbers[chunk] for chunk in again))
-        parts.append(f"See also {known} above.")
+        named = ", ".join(f"[{number}]" for number in sorted(numbers[chunk] for chunk in again))
+        parts.append(f"See also {named} above.")
     parts.append(f"Question: {question}")
     history = before.messages or [{"role": "system", "content": system}]
     return Turn(
