@@ -26,7 +26,7 @@ class GroupFit:
     """Hosts that hold a model together."""
 
     hosts: tuple[str, ...]
-    """In the order of their ranks; the first one would serve."""
+    """By how much room they have; placement gives them their ranks."""
     gpu_kind: str
     gpus_each: int
     fit: HostFit
@@ -35,8 +35,9 @@ class GroupFit:
     def __str__(self) -> str:
         names = ", ".join(self.hosts)
         settings = self.fit.settings or EngineSettings()
+        gpus = f"{self.gpus_each} GPU{'s' * (self.gpus_each != 1)}"
         return (
-            f"{names} would hold {self.fit.variant} together: {self.gpus_each} GPUs of kind "
+            f"{names} hold {self.fit.variant} together: {gpus} of kind "
             f"{self.gpu_kind} each, `tensor_parallel_size` {settings.tensor_parallel_size} within "
             f"a host and `pipeline_parallel_size` {settings.pipeline_parallel_size} across them"
         )

@@ -47,7 +47,7 @@ class Fit:
     nearest: HostFit | None = None
     """When nothing that was wished fits: another variant that does."""
     group: GroupFit | None = None
-    """When no host fits alone: hosts that would hold it together."""
+    """When no host fits alone: hosts that hold it together."""
 
     @property
     def fits(self) -> bool:

@@ -42,6 +42,7 @@ FIXES = {
     "engine_install": "Check the host's access to the package index, then start again.",
     "start_timeout": "Look at the last lines of the log; a larger model may need more time.",
     "weights_missing": "Check the host's access to the source of the weights.",
+    "port_taken": "Give the head's host other ports with HEARTH_GROUP_PORTS if it repeats.",
     "unhealthy": "The engine stopped answering; it is replaced by itself.",
 }
 """Code of a failure -> what mends it."""
@@ -75,6 +76,8 @@ def start(seen: Seen, now: datetime) -> Start | None:
     if progress is None:
         return None
     replica = next(r for r in seen.replicas if r.pk == progress.replica_id)
+    if _is_down(replica):
+        return None
     return Start(
         steps=_steps(replica, progress.stage, progress.ratio),
         reason=replica.reason or seen.deployment.reason,
@@ -121,11 +124,7 @@ class Failure:
 
 def failure(seen: Seen) -> Failure | None:
     """Return the newest failure among the wanted replicas, None if there is none."""
-    failed = [
-        r
-        for r in seen.replicas
-        if r.phase == ReplicaPhase.FAILED and r.desired == DesiredReplica.RUNNING
-    ]
+    failed = [r for r in seen.replicas if r.desired == DesiredReplica.RUNNING and _is_down(r)]
     if not failed:
         return None
     newest = max(failed, key=lambda r: r.phase_at)
@@ -165,6 +164,12 @@ class ReplicaRow:
     @property
     def short(self) -> str:
         return self.id[:8]
+
+
+def _is_down(replica: Replica) -> bool:
+    """Return whether it failed, or rests before it takes the place of a group that did."""
+    rests = replica.host_id is None and replica.retry_at is not None
+    return rests or replica.phase == ReplicaPhase.FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +234,9 @@ class HostPrice:
 def prices(seen: Seen) -> list[HostPrice]:
     """Return the price of each host that holds a replica, by name."""
     book = fleet_queries.price_book()
-    hosts = {r.host.name: r.host for r in seen.replicas if r.host}
+    parts = members.of(seen.replicas)
+    places = (place for r in seen.replicas for place in parts.get(r.pk, [r]))
+    hosts = {place.host.name: place.host for place in places if place.host}
     found = {name: fleet_queries.price_of(host, book) for name, host in sorted(hosts.items())}
     return [
         HostPrice(host=name, usd_per_hour=float(price), is_default=default)

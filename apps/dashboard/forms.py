@@ -13,6 +13,7 @@ from apps.catalog.fit import Wish
 from apps.deployments.orders import MAX_REPLICAS, NewDeployment, PlacementWish, Scaling
 from apps.deployments.rollout_policy import RolloutPolicy, to_json
 from apps.fleet.models import Host
+from apps.fleet.states import LABEL_PART
 from apps.lib.problems import Problem
 
 _NUMBER = {"inputmode": "numeric", "autocomplete": "off"}
@@ -130,6 +131,26 @@ class PriceForm(forms.Form):
     """Price of an hour; empty goes back to the default."""
 
     price = forms.DecimalField(required=False, min_value=0, max_digits=12, decimal_places=6)
+
+
+_TAINT_PART = "Use 1 to 63 letters, digits and . _ / - between them."
+
+
+class TaintForm(forms.Form):
+    """A mark that keeps orders away from a host, or makes it their last choice."""
+
+    key = forms.RegexField(LABEL_PART, error_messages={"invalid": _TAINT_PART})
+    value = forms.RegexField(LABEL_PART, required=False, error_messages={"invalid": _TAINT_PART})
+    effect = forms.ChoiceField(
+        required=False, choices=[("refuse", "Keeps orders away"), ("avoid", "Is the last choice")]
+    )
+
+    @property
+    def taint(self) -> dict[str, str]:
+        """Return what was given, as a host keeps it."""
+        given = self.cleaned_data
+        value = {"value": given["value"]} if given["value"] else {}
+        return {"key": given["key"], **value, "effect": given["effect"] or "refuse"}
 
 
 def _budget() -> forms.DecimalField:

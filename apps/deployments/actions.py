@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from django.db import IntegrityError, transaction
-from django.db.models import F, Max
+from django.db.models import F, Max, Q
 
 from agents.wire import EngineSpec
 from apps.accounts.actions import audit
@@ -162,9 +162,8 @@ def start(deployment: Deployment, *, actor: str, now: datetime) -> Deployment:
         )
         # As on the day it was made: one that may be at zero begins with one replica.
         ScalerState.objects.filter(pk=deployment.pk).delete()
-        Replica.objects.filter(deployment=deployment, phase=ReplicaPhase.FAILED).update(
-            failures=0, retry_at=now
-        )
+        rests = Q(phase=ReplicaPhase.FAILED) | Q(retry_at__isnull=False)
+        Replica.objects.filter(rests, deployment=deployment).update(failures=0, retry_at=now)
         note(deployment, "started", f"{deployment.name} was started", actor=actor, now=now)
     return deployment
 

@@ -49,8 +49,11 @@ def reply_for(host_id: UUID, agent_epoch: int, now: datetime) -> SyncReply:
         .select_related("host", "replica__host", "replica__revision", "replica__deployment")
         .order_by("replica__created_at", "replica_id")
     )
-    baselines = _baselines(rows)
-    orders = (*(_order(row, baselines) for row in rows), *map(_member_order, parts))
+    baselines = _baselines([*rows, *(part.replica for part in parts if part.rank == 0)])
+    orders = (
+        *(_order(row, baselines) for row in rows),
+        *(_member_order(part, baselines) for part in parts),
+    )
     coming = {str(row.pk) for row in rows if row.phase not in SETTLED}
     coming |= {str(part.replica_id) for part in parts if part.phase not in SETTLED}
     items = _cache_items(host_id)
@@ -125,7 +128,7 @@ def _order(replica: Replica, baselines: list[tuple[UUID, AnswersBaseline]]) -> R
     )
 
 
-def _member_order(member: Member) -> ReplicaOrder:
+def _member_order(member: Member, baselines: list[tuple[UUID, AnswersBaseline]]) -> ReplicaOrder:
     """Return the order for one part of a replica over several hosts. It never sleeps."""
     replica = member.replica
     assert replica.host is not None  # placed, and as a group
@@ -145,6 +148,7 @@ def _member_order(member: Member) -> ReplicaOrder:
             master_port=replica.master_port,
             own_address=inventory_of(member.host).group_address,
         ),
+        answers_baseline=_baseline(replica, baselines),
         stop_grace_seconds=STOP_GRACE_SECONDS,
     )
 

@@ -82,8 +82,9 @@ def plan(order: NewDeployment) -> Plan:
     fitting = [host for host in hosts if host.fit.fits]
     wanted = 1 if order.scaling.min_replicas is None else order.scaling.min_replicas
     first = fitting[0].cost_per_hour_usd if fitting else _price_of(answer.group)
+    fits = bool(fitting) or answer.group is not None
     return Plan(
-        fits=bool(fitting) or answer.group is not None,
+        fits=fits,
         name=order.name or _next_name(order.catalog),
         catalog=order.catalog,
         recipe=recipe,
@@ -92,7 +93,7 @@ def plan(order: NewDeployment) -> Plan:
         group=answer.group,
         cost_per_hour_usd=None if first is None else first * wanted,
         differences=_differences(order.name, recipe),
-        takeover=_takeover(order, has_room=bool(fitting)),
+        takeover=_takeover(order, has_room=fits),
     )
 
 

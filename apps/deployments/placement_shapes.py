@@ -136,7 +136,7 @@ class FirstReplicaOutput(serializers.Serializer[Any]):
 
 
 class HostGroupOutput(serializers.Serializer[Any]):
-    hosts = serializers.ListField(child=serializers.CharField(), help_text="By rank.")
+    hosts = serializers.ListField(child=serializers.CharField(), help_text="The roomiest first.")
     gpu_kind = serializers.CharField()
     gpus_each = serializers.IntegerField()
     variant = serializers.CharField()

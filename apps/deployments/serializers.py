@@ -319,7 +319,7 @@ class PlanOutput(serializers.Serializer[Any]):
     first_replica = FirstReplicaOutput(help_text="What placement would do with it now.")
     group = HostGroupOutput(
         allow_null=True,
-        help_text="When no host fits alone: hosts that would hold it together. Not started yet.",
+        help_text="When no host fits alone: hosts that hold it together.",
     )
     cost_per_hour_usd = serializers.FloatField(
         allow_null=True, help_text="Of all wanted replicas, at the first host that fits."

@@ -18,7 +18,7 @@ from apps.accounts.actions import audit
 from apps.fleet import enrolment, queries
 from apps.fleet.models import DefaultPrice, Host, Incarnation
 from apps.fleet.silence import HostMove, due_moves
-from apps.fleet.states import HostState
+from apps.fleet.states import TAINTS_LIMIT, HostState
 from apps.lib import clock, doorbell, live
 from apps.lib.problems import Problem
 
@@ -168,8 +168,41 @@ def set_labels(*, host: Host, labels: Mapping[str, str], actor: str) -> None:
 
 
 @transaction.atomic
-def change_host(*, host: Host, actor: str, **values: Decimal | dict[str, str] | None) -> None:
-    """Set `price_per_hour_usd` or `labels` or both, whichever is given."""
+def add_taint(*, host: Host, taint: Mapping[str, str], actor: str) -> None:
+    """Put a mark on the host, in place of one with the same key and value.
+
+    Raises Problem 409 `too_many_taints`.
+    """
+    taints = [*_other_taints(host, taint), dict(taint)]
+    if len(taints) > TAINTS_LIMIT:
+        raise Problem(
+            409,
+            "too_many_taints",
+            f"`{host.name}` has {TAINTS_LIMIT} taints already: take one away first.",
+        )
+    change_host(host=host, actor=actor, taints=taints)
+
+
+@transaction.atomic
+def remove_taint(*, host: Host, taint: Mapping[str, str], actor: str) -> None:
+    """Take a mark off the host; fine if it has none of that key and value."""
+    left = _other_taints(host, taint)
+    if left != host.taints:
+        change_host(host=host, actor=actor, taints=left)
+
+
+def _other_taints(host: Host, taint: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the taints of the locked row of `host` but the one that `taint` names."""
+    host.taints = Host.objects.select_for_update().get(pk=host.pk).taints
+    named = taint["key"], taint.get("value", "")
+    return [one for one in host.taints if (one["key"], one.get("value", "")) != named]
+
+
+@transaction.atomic
+def change_host(
+    *, host: Host, actor: str, **values: Decimal | dict[str, str] | list[dict[str, str]] | None
+) -> None:
+    """Set `price_per_hour_usd`, `labels` or `taints`, whichever is given."""
     for name, value in values.items():
         old = getattr(host, name)
         setattr(host, name, value)

@@ -11,10 +11,9 @@ from agents.wire import RuntimeKind
 from apps.fleet import queries
 from apps.fleet.models import Host, JoinToken
 from apps.fleet.prices import PriceBook
-from apps.fleet.states import HostState
+from apps.fleet.states import LABEL_PART, TAINTS_LIMIT, HostState
 from apps.lib.strict import StrictSerializer
 
-_LABEL_PART = r"\A[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?\Z"
 _LABELS_LIMIT = 64
 _RELAY_PORT = 8470
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -48,8 +47,8 @@ class GpuSerializer(serializers.Serializer[Any]):
 
 
 class TaintSerializer(StrictSerializer):
-    key = serializers.RegexField(_LABEL_PART)
-    value = serializers.RegexField(_LABEL_PART, required=False)
+    key = serializers.RegexField(LABEL_PART)
+    value = serializers.RegexField(LABEL_PART, required=False)
     effect = serializers.ChoiceField(
         choices=[("refuse", "refuse"), ("avoid", "avoid")],
         default="refuse",
@@ -137,14 +136,17 @@ class HostPatchSerializer(StrictSerializer):
     )
     labels = serializers.DictField(
         child=serializers.RegexField(
-            _LABEL_PART,
+            LABEL_PART,
             error_messages={"invalid": "Use 1 to 63 letters, digits and . _ / - between them."},
         ),
         required=False,
         help_text="Replaces all labels.",
     )
     taints = serializers.ListField(
-        child=TaintSerializer(), required=False, max_length=32, help_text="Replaces all taints."
+        child=TaintSerializer(),
+        required=False,
+        max_length=TAINTS_LIMIT,
+        help_text="Replaces all taints.",
     )
 
     def validate_labels(self, labels: dict[str, str]) -> dict[str, str]:
@@ -152,7 +154,7 @@ class HostPatchSerializer(StrictSerializer):
         if len(labels) > _LABELS_LIMIT:
             raise serializers.ValidationError(f"Give at most {_LABELS_LIMIT} labels.")
         name_field = serializers.RegexField(
-            _LABEL_PART,
+            LABEL_PART,
             error_messages={"invalid": "A name holds 1 to 63 letters, digits and . _ / -."},
         )
         for name in labels:

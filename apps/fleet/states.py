@@ -20,6 +20,10 @@ LEGAL_MOVES: dict[HostState, frozenset[HostState]] = {
     HostState.LOST: frozenset({HostState.READY}),
 }
 
+LABEL_PART = r"\A[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?\Z"
+"""What keys and values of labels and taints are made of, as a regular expression."""
+TAINTS_LIMIT = 32
+"""Taints of one host."""
 UNKNOWN_AFTER_SECONDS = 40.0
 LOST_AFTER_SECONDS = 300.0
 

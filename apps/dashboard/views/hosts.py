@@ -15,7 +15,7 @@ from apps.accounts.states import Role
 from apps.dashboard import queries, shell, words
 from apps.dashboard.access import needs, user_of
 from apps.dashboard.answers import back, carry_out, name_was_typed, or_404
-from apps.dashboard.forms import PriceForm, messages_of
+from apps.dashboard.forms import PriceForm, TaintForm, messages_of
 from apps.dashboard.words import Status
 from apps.deployments.models import Member, Replica
 from apps.fleet import actions
@@ -52,6 +52,8 @@ class TaintBadge:
     name: str
     word: str
     says: str
+    key: str
+    value: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +143,12 @@ def _row(host: Host, numbers: FleetNumbers, book: PriceBook) -> HostRow:
 
 
 def _taint(taint: dict[str, str]) -> TaintBadge:
-    value = taint.get("value")
-    name = f"{taint['key']}={value}" if value else taint["key"]
+    key, value = taint["key"], taint.get("value", "")
+    word, says = "keeps away", "Orders that do not tolerate it are placed elsewhere."
     if taint.get("effect") == "avoid":
-        return TaintBadge(
-            name=name, word="last choice", says="Orders that do not tolerate it come here last."
-        )
-    return TaintBadge(
-        name=name, word="keeps away", says="Orders that do not tolerate it are placed elsewhere."
-    )
+        word, says = "last choice", "Orders that do not tolerate it come here last."
+    name = f"{key}={value}" if value else key
+    return TaintBadge(name=name, word=word, says=says, key=key, value=value)
 
 
 def _held(replica: Replica) -> Held:
@@ -217,6 +216,38 @@ def price(request: HttpRequest, name: str) -> HttpResponse:
             host=host, price_per_hour_usd=wanted, actor=user_of(request).username
         ),
         done=f"Price of {name}: {'default' if wanted is None else f'${wanted} per hour'}.",
+        to=_page(name),
+    )
+
+
+@needs(Role.ADMIN)
+@require_POST
+def taint(request: HttpRequest, name: str) -> HttpResponse:
+    """Put a taint on the host, in place of one with the same key and value."""
+    host, form = _host(name), TaintForm(request.POST)
+    if not form.is_valid():
+        messages_of(request, form)
+        return back(request, _page(name))
+    return carry_out(
+        request,
+        lambda: actions.add_taint(host=host, taint=form.taint, actor=user_of(request).username),
+        done=f"{name} has the taint {form.taint['key']}. What it holds stays.",
+        to=_page(name),
+    )
+
+
+@needs(Role.ADMIN)
+@require_POST
+def untaint(request: HttpRequest, name: str) -> HttpResponse:
+    """Take a taint off the host."""
+    host, form = _host(name), TaintForm(request.POST)
+    if not form.is_valid():
+        messages_of(request, form)
+        return back(request, _page(name))
+    return carry_out(
+        request,
+        lambda: actions.remove_taint(host=host, taint=form.taint, actor=user_of(request).username),
+        done=f"{name} has the taint {form.taint['key']} no more.",
         to=_page(name),
     )
 

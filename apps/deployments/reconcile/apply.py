@@ -111,6 +111,10 @@ class Applier:
             failed = ReplicaPhase.FAILED
             observed.move_replica(replica, failed, now=self._now, reason=step.why, actor=ACTOR)
         actions.order_gone(replica, now=self._now, why=step.why, actor=ACTOR)
+        # What it failed of is shown on the one that takes its place.
+        cause = (
+            replica.members.filter(phase=ReplicaPhase.FAILED).order_by("rank").first() or replica
+        )
         successor = Replica.objects.create(
             deployment_id=self._snapshot.deployment_id,
             revision_id=replica.revision_id,
@@ -119,6 +123,8 @@ class Applier:
             failures=step.failures,
             retry_at=step.retry_at,
             reason=step.why,
+            code=cause.code,
+            log_tail=cause.log_tail,
         )
         seconds = round((step.retry_at - self._now).total_seconds()) if step.retry_at else 0
         text = f"takes the place of {str(replica.pk)[:8]} in {seconds} s: {step.why}"

@@ -73,7 +73,7 @@ class TestAcrossHosts:
             choose_variant(LLAMA_70B, [h100s("a", 2), h100s("b", 2)], Wish(variant="bf16"))
 
         assert str(caught.value.group).startswith(
-            "a, b would hold bf16 together: 2 GPUs of kind H100 each"
+            "a, b hold bf16 together: 2 GPUs of kind H100 each"
         )
 
     @settings(max_examples=40, deadline=None)

@@ -124,7 +124,7 @@ class TestDeploy:
             "/catalog/llama-3.3-70b-instruct/check/", wish, headers={"X-Part": "live"}
         )
 
-        assert "alpha, beta would hold bf16 together: 2 GPUs of kind" in text_of(page)
+        assert "alpha, beta hold bf16 together: 2 GPUs of kind" in text_of(page)
 
     def test_an_unknown_model_is_a_404(self, signed_in):
         assert signed_in.get("/catalog/nope/").status_code == 404
@@ -237,11 +237,43 @@ class TestHosts:
 
         assert (drained, Host.objects.get().cordoned) == (True, False)
 
+    def test_a_taint_is_put_on_and_taken_off(self, signed_in):
+        factories.host("box")
+        signed_in.post("/hosts/box/taint/", {"key": "team", "value": "blue", "effect": "avoid"})
+        put = Host.objects.get().taints
+
+        signed_in.post("/hosts/box/taint/", {"key": "team", "value": "blue"})
+        changed = Host.objects.get().taints
+        signed_in.post("/hosts/box/untaint/", {"key": "team", "value": "blue"})
+
+        assert put == [{"key": "team", "value": "blue", "effect": "avoid"}]
+        assert changed == [{"key": "team", "value": "blue", "effect": "refuse"}]
+        assert Host.objects.get().taints == []
+
+    @pytest.mark.parametrize("key", ["", "-x", "a b"])
+    def test_a_taint_that_cannot_be_is_refused(self, signed_in, key):
+        factories.host("box")
+
+        response = signed_in.post("/hosts/box/taint/", {"key": key}, follow=True)
+
+        assert Host.objects.get().taints == []
+        assert 'class="toast error"' in response.content.decode()
+
+    def test_a_host_has_so_many_taints_and_no_more(self, signed_in):
+        taints = [{"key": f"k{n}", "effect": "refuse"} for n in range(32)]
+        factories.host("box", taints=taints)
+
+        response = signed_in.post("/hosts/box/taint/", {"key": "more"}, follow=True)
+
+        assert "has 32 taints already" in text_of(response)
+        assert Host.objects.get().taints == taints
+
     def test_operators_may_not_change_hosts(self, client, redis, db):
         factories.host("box")
         client.force_login(factories.user("olga", "operator"))
 
         assert client.post("/hosts/box/drain/").status_code == 403
+        assert client.post("/hosts/box/taint/", {"key": "a"}).status_code == 403
         assert client.post("/hosts/join/").status_code == 403
 
 

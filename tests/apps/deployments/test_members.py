@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from agents.wire import DesiredPhase, GpuInfo, ObservedPhase, ReplicaOrder
-from apps.deployments import bookings, desired, members, observed
+from apps.deployments import actions, bookings, desired, members, observed
 from apps.deployments.bookings import Wish
 from apps.deployments.models import Booking, Decision, Deployment, Member, Replica
 from apps.deployments.reconcile import loop
@@ -169,7 +169,7 @@ class TestEnd:
         self, deployment, hosts
     ):
         first = start(hosts)
-        tell(hosts[1], first, ObservedPhase.FAILED, reason="killed")
+        tell(hosts[1], first, ObservedPhase.FAILED, reason="killed", code="exit", log_tail=("end",))
 
         reconcile()
 
@@ -180,6 +180,7 @@ class TestEnd:
         assert {order_for(host).desired for host in hosts} == {DesiredPhase.ABSENT}
         assert (successor.failures, successor.host) == (1, None)
         assert successor.retry_at == NOW + timedelta(seconds=5)
+        assert (successor.code, successor.log_tail) == ("exit", ["end"])
 
         tell(hosts[0], first, ObservedPhase.STOPPED)
         reconcile()
@@ -194,6 +195,16 @@ class TestEnd:
         assert successor.host is not None
         assert set(Booking.objects.values_list("replica", flat=True)) == {successor.pk}
         assert successor.members.count() == 2
+
+    def test_the_rest_can_be_cut_short_by_hand(self, deployment, hosts):
+        first = start(hosts)
+        tell(hosts[1], first, ObservedPhase.FAILED, reason="killed")
+        reconcile()
+
+        actions.start(deployment, actor="ada", now=NOW)
+
+        successor = Replica.objects.exclude(pk=first.pk).get()
+        assert (successor.failures, successor.retry_at) == (0, NOW)
 
     def test_a_word_of_the_head_from_before_does_not_bring_it_back(self, deployment, hosts):
         first = start(hosts)
