@@ -83,9 +83,7 @@ def _move(granted: Sequence[tuple[Replica, Placed]]) -> None:
         replica.memory_bytes, replica.reason = placed.memory_bytes, ""
         replica.retry_at = None
     rows = [replica for replica, _ in granted]
-    Replica.objects.bulk_update(
-        rows, ["host", "gpu_uuids", "memory_bytes", "reason", "retry_at", "master_port"]
-    )
+    Replica.objects.bulk_update(rows, ["host", "gpu_uuids", "memory_bytes", "reason", "retry_at"])
     fleet_actions.bump_revisions({p.host_id for _, placed in granted for p in placed.places})
 
 

@@ -12,9 +12,10 @@ from apps.fleet.queries import inventory_of
 
 
 def seat(groups: Sequence[tuple[Replica, Placed]], now: datetime) -> None:
-    """Add the members of `groups` and set each one's port, which the caller saves."""
+    """Add the members of `groups` and write each one's port, with the hosts' rows locked."""
     for replica, placed in groups:
         replica.master_port = _port(replica, placed.host_id)
+        replica.save(update_fields=["master_port"])  # before the next one looks
         Member.objects.bulk_create(
             Member(
                 replica=replica,
@@ -34,7 +35,7 @@ def _port(replica: Replica, host_id: UUID) -> int:
     which most likely takes another port.
     """
     first, last = inventory_of(Host.objects.get(pk=host_id)).group_ports
-    others = Replica.objects.filter(host=host_id).exclude(phase=ReplicaPhase.STOPPED)
-    taken = set(others.values_list("master_port", flat=True))
+    others = Member.objects.filter(host=host_id, rank=0).exclude(phase=ReplicaPhase.STOPPED)
+    taken = set(others.values_list("replica__master_port", flat=True))
     free = [port for port in range(first, last + 1) if port not in taken] or [first]
     return free[replica.pk.int % len(free)]
