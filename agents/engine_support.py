@@ -86,6 +86,10 @@ _WIDE = ("avx512f", "amx_tile")
 CPU_FEATURES = frozenset(_WIDE)
 """What of /proc/cpuinfo decides here: an inventory tells these, where its CPU has them."""
 _RIGHT = "Answers as the unquantized model does."
+_EXPERTS_ALONE = (
+    "Answers as the unquantized model does: it converts the experts of a mixture alone, a dense "
+    "model stays as it was (config/quantization.py)."
+)
 _SLOW_4BIT = "Answers rightly, 3 to 4 times slower than bf16."
 _FLASH = "FlashInfer of vLLM 0.32 starts at 8.0."
 _TRITON_FP8 = "Triton's e4m3 starts at 8.9."
@@ -98,7 +102,7 @@ TABLE: tuple[Support, ...] = (
     _four_bits(_STORED, "w4a16", Verdict.RUNS, "Answers rightly, nearly as fast as bf16.", "7.0"),
     _four_bits(_QUANT, "awq", Verdict.SLOW, _SLOW_4BIT, "7.5"),
     _four_bits(_QUANT, "gptq", Verdict.SLOW, _SLOW_4BIT, "6.0"),
-    _quant("int8_per_channel_weight_only", Verdict.RUNS, _RIGHT, "7.5"),
+    _quant("int8_per_channel_weight_only", Verdict.RUNS, _EXPERTS_ALONE, "7.5"),
     _quant("fp8", Verdict.FAILS, _NO_FP8, "7.5"),
     _quant("fp8_per_tensor", Verdict.FAILS, _NO_FP8, "7.5"),
     _quant("fp8_per_block", Verdict.UNTRIED, _NO_KERNEL, "7.5"),
