@@ -62,6 +62,8 @@ class Core:
         self.idle = asyncio.Event()
         """Set while no request is open."""
         self.idle.set()
+        self.has_waiting = asyncio.Event()
+        """Set while somebody waits for a slot."""
         self.shadows = 0
         """Copies of requests under way; see `gateway.shadow`."""
         self.is_draining = False

@@ -88,6 +88,7 @@ class Exchange:
                 refuse=self._refuse,
             )
         self._wait.enter()
+        self.core.has_waiting.set()
         self.core.on_change()
 
     def _proceed(self) -> None:
@@ -157,10 +158,11 @@ class Exchange:
         self._sent_at = now
         if replica.tally.in_flight == 0:
             replica.heard_at = now
-        self.core.take(self.deployment, replica, self._uncached_tokens, self.order.blocks)
         if self.deployment.residency is not None:
             self.deployment.residency.began(self.order.request_id, replica.id, self.order.blocks)
         self._call_off = replica.pool.open(self)
+        # The engine is at work meanwhile.
+        self.core.take(self.deployment, replica, self._uncached_tokens, self.order.blocks)
 
     # --- The answer (gateway.upstream.Sink) --------------------------------------------------
 
@@ -205,13 +207,12 @@ class Exchange:
 
     def answer_data(self, data: bytes) -> None:
         """Pass on a piece."""
-        relay = self._relay
-        if isinstance(relay, Streamed):
-            connection = self._connection
-            relay.data(data, connection.packet if connection is not None else b"")
+        relay, connection = self._relay, self._connection
+        if isinstance(relay, Streamed) and connection is not None:
+            relay.data(data, connection.packet, is_last=connection.is_last)
             if not self._is_prefilled and relay.error is None:
                 self._first_token(relay)
-        elif relay is not None:
+        elif isinstance(relay, Plain):
             relay.data(data)
         else:
             return
@@ -343,8 +344,7 @@ class Exchange:
     def _tell(self, problem: Problem) -> None:
         shape = self.order.call.endpoint.shape
         if self._is_headed or (self._relay is not None and self._relay.began):
-            self.client.send(errors.event(problem, shape))
-            self.client.end(close=True)
+            self.client.end(last=errors.event(problem, shape), close=True)
             return
         self.client.refuse(problem, shape, extra=self.order.answer_fields.encode())
 

@@ -155,6 +155,6 @@ def only_chunk(data: bytes) -> bytes:
         place += 1
     if size == 0 or data[0] == 48 or place + size + 4 != length:
         return b""
-    if data[place : place + 2] != b"\r\n" or not data.endswith(b"\r\n"):
+    if data[place] != 13 or data[place + 1] != 10 or not data.endswith(b"\r\n"):
         return b""
     return data[place + 2 : -2]

@@ -203,8 +203,7 @@ class Passing:
         if self._is_closed:
             return
         if self._is_stream:
-            self.client.send(errors.event(problem, Shape.OPENAI))
-            self.client.end(close=True)
+            self.client.end(last=errors.event(problem, Shape.OPENAI), close=True)
         else:
             self.client.refuse(problem, Shape.OPENAI, extra=self._fields.encode())
         self._close()

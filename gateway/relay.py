@@ -76,11 +76,10 @@ class Plain:
         self._parts.append(content)
         if self._size > GATHERED_BYTES and not self._as_event:
             self.began = True
-            self._client.begin(self._status, kind=self._kind, extra=self._extra)
             whole = b"".join(self._parts)
             self._parts = []
             self._tail = whole[-TAIL_BYTES:]
-            self._client.send(whole)
+            self._client.begin(self._status, kind=self._kind, extra=self._extra, first=whole)
 
     def end(self) -> str:
         """Pass the gathered answer on, unless its engine cut it short."""
@@ -95,8 +94,8 @@ class Plain:
                 return problem
         self.began = True
         if self._as_event:
-            self._client.send(b"event: error\ndata: " + content.replace(b"\n", b" ") + b"\n\n")
-            self._client.end(close=True)
+            event = b"event: error\ndata: " + content.replace(b"\n", b" ") + b"\n\n"
+            self._client.end(last=event, close=True)
             return ""
         self._client.answer(self._status, content, kind=self._kind, extra=self._extra)
         return ""
@@ -160,6 +159,8 @@ class Streamed:
         self._status, self._kind, self._extra = head or (200, b"", b"")
         self.headed = head is None
         self.began = False
+        self._last = b""
+        """What goes out with the end."""
         self.first_at = self.last_at = 0.0
 
     @property
@@ -177,10 +178,11 @@ class Streamed:
         """What the engine said went wrong."""
         return self._reader.error
 
-    def data(self, content: bytes, packet: bytes) -> None:
+    def data(self, content: bytes, packet: bytes, *, is_last: bool = False) -> None:
         """Pass on what the client may see, and note the gap.
 
-        `packet` is `content` framed as one chunk, if it came so, else empty.
+        `packet` is `content` framed as one chunk, if it came so, else empty. `is_last` says that
+        `end` follows at once.
         """
         now = _monotonic()
         if self.first_at:
@@ -190,17 +192,27 @@ class Streamed:
         self.last_at = now
         self._replica.heard_at = now
         passed = self._reader.feed(content)
-        if passed:
-            if not self.began:
-                self.began = True
-                if not self.headed:
-                    self.headed = True
-                    self._client.begin(self._status, kind=self._kind, extra=self._extra)
+        if not passed:
+            return
+        if self.began and not is_last:
             self._client.send(passed, packet if passed is content else b"")
+        elif self.headed and is_last and self._reader.is_whole:
+            self.began = True
+            self._last = passed
+        else:
+            self._send_first(passed)
+
+    def _send_first(self, passed: bytes) -> None:
+        self.began = True
+        if self.headed:
+            self._client.send(passed)
+            return
+        self.headed = True
+        self._client.begin(self._status, kind=self._kind, extra=self._extra, first=passed)
 
     def end(self) -> str:
         """End the stream if it is whole."""
         if self._reader.is_whole:
-            self._client.end()
+            self._client.end(last=self._last)
             return ""
         return self._reader.error or "the stream ended without a finish reason"

@@ -2,12 +2,14 @@
 
 The prefix policy charges each replica what the request would cost there, in prefilled tokens:
 
-    cost = 1.2 * waiting prefill + (1 + alpha * running streams) * own uncached prefill
+    cost = 0.5 * waiting prefill + (1 + alpha * requests there) * own uncached prefill
            * (1 + (cached + uncached / 2) / 50,000)            # attention grows with the context
 
-The replica's prefill rate cancels out, so nothing needs calibrating. alpha is the weight of the
-streams that a prefill holds up: 0 gives the shortest time to first token, 0.25 the steadiest
-streams. Evidence in docs/gateway.md, Routing.
+The replica's prefill rate cancels out, so nothing needs calibrating. What waits counts half: some
+of it is done already, and the own prefill costs twice, since what it stores takes the room of what
+others would find cached. alpha is the weight of the requests that a prefill holds up, streams and
+those that have yet to stream: 0 gives the shortest time to first token. Evidence in
+docs/gateway.md, Routing.
 """
 
 import random
@@ -18,9 +20,9 @@ from typing import Final, cast
 from gateway.breaker import Breaker
 from gateway.prefix import Block, PrefixIndex
 
-WAITING_WEIGHT: Final = 1.2
+WAITING_WEIGHT: Final = 0.5
 ATTENTION_TOKENS: Final = 50_000.0
-ALPHAS = {"latency": 0.0, "balanced": 0.1, "throughput": 0.25}
+ALPHAS = {"latency": 0.0, "balanced": 0.3, "throughput": 0.5}
 BOUNDED_LOAD_FACTOR = 1.25
 SLOW_START_RATIO = 0.25
 """Share of the mean load that a replica in slow start may hold."""
@@ -141,7 +143,7 @@ def _cheapest(candidates: list[Candidate], ask: Ask, depths: dict[str, float]) -
             uncached = 1.0
         own = uncached * (1.0 + (cached + uncached / 2.0) / ATTENTION_TOKENS)
         waiting = WAITING_WEIGHT * float(replica.pending_tokens)
-        cost = waiting + (1.0 + alpha * float(replica.streams)) * own
+        cost = waiting + (1.0 + alpha * float(replica.in_flight)) * own
         if cost < best:
             best, ties = cost, [replica]
         elif cost == best:

@@ -232,21 +232,23 @@ class ClientConnection:
             extra=retry_after_line(problem) + extra,
         )
 
-    def begin(self, status: int, *, kind: bytes, extra: bytes = b"") -> None:
-        """Send the head of an answer whose length is not known yet."""
+    def begin(self, status: int, *, kind: bytes, extra: bytes = b"", first: bytes = b"") -> None:
+        """Send the head of an answer whose length is not known yet, and with it its first piece."""
         if self._state == _CLOSED:
             return
         self._is_chunked = self._version == "1.1"
         if not self._is_chunked:
             self._close_after = True
+        self.bytes_out += len(first)
         self._transport.write(
-            b"%bcontent-type: %b\r\ncache-control: no-cache\r\n%b%b%b\r\n"
+            b"%bcontent-type: %b\r\ncache-control: no-cache\r\n%b%b%b\r\n%b"
             % (
                 first_lines(status),
                 kind,
                 b"transfer-encoding: chunked\r\n" if self._is_chunked else b"",
                 b"connection: close\r\n" if self._closes() else b"",
                 extra,
+                self._framed(first),
             )
         )
 
@@ -256,18 +258,25 @@ class ClientConnection:
             return
         self.bytes_out += len(data)
         if self._is_chunked:
-            self._transport.write(chunk or b"%x\r\n%b\r\n" % (len(data), data))
+            self._transport.write(chunk or self._framed(data))
         else:
             self._transport.write(data)
 
-    def end(self, *, close: bool = False) -> None:
-        """End the answer that was begun."""
+    def end(self, *, last: bytes = b"", close: bool = False) -> None:
+        """End the answer that was begun, after its last piece."""
         if self._state != _ANSWER:
             return
+        self.bytes_out += len(last)
+        ending = self._framed(last)
         if self._is_chunked:
-            self._transport.write(b"0\r\n\r\n")
+            ending += b"0\r\n\r\n"
+        if ending:
+            self._transport.write(ending)
         self._close_after = self._close_after or close
         self._answered()
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if data and self._is_chunked else data
 
     def abort(self) -> None:
         """Cut the connection: the answer cannot be completed, and must not look complete."""

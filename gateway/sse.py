@@ -8,6 +8,7 @@ Takes out the usage chunk that the gateway asked for and the client did not. Cal
 """
 
 import re
+from typing import Final
 
 import msgspec
 
@@ -28,6 +29,7 @@ _ORDINARY_START = {
     Api.RESPONSES: b"event: response.output_text.delta\n",
     Api.MESSAGES: b"event: content_block_delta\n",
 }
+_NEWLINE: Final = 10
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 _ABORTED = "abort"
 
@@ -80,7 +82,7 @@ class StreamReader:
         """Take in a piece of the stream; return what the client may see of it."""
         if not self._rest:
             ending = self._ending
-            if ending and data.endswith(ending) and data.partition(b"\n")[2] == b"\n":
+            if ending and data.endswith(ending) and _NEWLINE not in data[: -len(ending)]:
                 # One event, and it ends as the ordinary ones of this stream do.
                 self.chunks += 1
                 return data

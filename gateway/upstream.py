@@ -195,7 +195,7 @@ class UpstreamConnection:
     __slots__ = (
         "_at_chunk", "_began", "_body", "_ended", "_headers", "_is_parsing", "_is_paused",
         "_is_reusable", "_parser", "_sink", "_status", "_transport", "_uses", "idle_since",
-        "packet", "pool",
+        "is_last", "packet", "pool",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -217,6 +217,8 @@ class UpstreamConnection:
         self.idle_since = 0.0
         self.packet = b""
         """What came from the engine, while a piece is passed on that is its one chunk."""
+        self.is_last = False
+        """The piece that is passed on is the last: `answer_ended` follows at once."""
 
     # --- Used by the pool and by sinks -------------------------------------------------------
 
@@ -226,7 +228,7 @@ class UpstreamConnection:
         self._headers = {}
         self._body = []
         self._at_chunk = False
-        self._began = self._ended = self._is_parsing = self._is_reusable = False
+        self._began = self._ended = self._is_parsing = self._is_reusable = self.is_last = False
         self._uses += 1
 
     def send(self, head: bytes, body: bytes) -> None:
@@ -324,6 +326,7 @@ class UpstreamConnection:
         if not body:
             return
         self._body = []
+        self.is_last = self._ended
         if self._sink is not None:
             self._sink.answer_data(body[0] if len(body) == 1 else b"".join(body))
 

@@ -85,10 +85,13 @@ class Wait:
         if not self._order.call.stream or waited < first or recently or self._client.is_paused:
             return
         self._comforted_at = now
-        if not self.is_headed:
-            self.is_headed = True
-            self._client.begin(200, kind=EVENT_STREAM, extra=self._order.answer_fields.encode())
-        self._client.send(b": " + self._news().encode() + b"\n\n")
+        comment = b": " + self._news().encode() + b"\n\n"
+        if self.is_headed:
+            self._client.send(comment)
+            return
+        self.is_headed = True
+        fields = self._order.answer_fields.encode()
+        self._client.begin(200, kind=EVENT_STREAM, extra=fields, first=comment)
 
     def _news(self) -> str:
         if not self._deployment.is_waking:

@@ -24,11 +24,15 @@ log = logging.getLogger("gateway.watch")
 async def watch_queues(core: Core, *, period_seconds: float = QUEUE_PERIOD_SECONDS) -> None:
     """Refuse those whose time ran out and comfort the others, for ever."""
     while True:
+        await core.has_waiting.wait()
         await asyncio.sleep(period_seconds)
         now = time.monotonic()
-        for deployment in list(core.fleet.deployments.values()):
+        deployments = list(core.fleet.deployments.values())
+        for deployment in deployments:
             if deployment.queue.length:
                 _tend_queue(deployment, now)
+        if not any(deployment.queue.length for deployment in deployments):
+            core.has_waiting.clear()
 
 
 def _tend_queue(deployment: Deployment, now: float) -> None:

@@ -50,10 +50,13 @@ def _cpu(part: dict, folder: Path) -> None:
 
 
 def _latency(part: dict, folder: Path) -> None:
-    figure, axis = plt.subplots(figsize=(7, 2.6), layout="constrained")
-    _bars(axis, {row[0]: float(row[1]) for row in part["table"][1:]}, None)
-    axis.set_title("Added to the first byte at 200 requests/s, median", loc="left")
-    axis.set_xlabel("µs")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 2.8), layout="constrained", sharey=True)
+    rows = part["table"][1:]
+    for axis, place, title in zip(axes, (1, 2), ("median", "p99"), strict=True):
+        values = {row[0]: float(row[place]) for row in rows}
+        _bars(axis, values, values.get("vllm-router round_robin"))
+        axis.set_title(f"Added to the first byte at 200 requests/s, {title}", loc="left")
+        axis.set_xlabel("µs")
     _save(figure, folder, "latency")
 
 

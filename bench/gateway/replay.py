@@ -273,6 +273,13 @@ def measure(path: Path) -> Result:
         values = (scores.ttft_seconds, scores.ttft_p99_seconds, scores.e2e_seconds)
         row = (*(f"{value:.2f}" for value in values), f"{scores.hit_ratio:.3f}")
         result.table.append((setup.name, *row))
+    middle = trace[len(trace) // 2].at
+    for name, part in (
+        ("first", [arrival for arrival in trace if arrival.at < middle]),
+        ("second", [arrival for arrival in trace if arrival.at >= middle]),
+    ):
+        scores = replay(part, SETUPS[0])
+        result.add(f"prefix, {name} half alone: mean E2E", scores.e2e_seconds, "s")
     ours, four = found["prefix"], found["prefix, 4 gateways"]
     result.add("prefix: mean TTFT", ours.ttft_seconds, "s", at_most=0.65)
     result.add("prefix: mean E2E", ours.e2e_seconds, "s", at_most=8.1)

@@ -10,7 +10,7 @@ import json
 import socket
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -26,6 +26,8 @@ STREAM_REQUESTS = 500
 CONNECTIONS = 32
 STREAM_STEP_MS = 8.0
 PER_SECOND = 200.0
+WARM_UP = 200
+STEADY_REQUESTS = 1000
 PROMPT_BYTES = 2048
 
 PEERS = (
@@ -36,10 +38,15 @@ PEERS = (
 )
 BASE = "vllm-router round_robin"
 _MOST_WAIT_SECONDS = 10.0
+_MOST_LOAD_SECONDS = 120.0
 
 
 type Peers = Sequence[tuple[str, str]]
 """Program and policy of each."""
+
+
+class RunFailedError(Exception):
+    """Something went wrong under load, so the figures do not count."""
 
 
 def cpu(folder: Path, peers: Peers = PEERS) -> Result:
@@ -69,8 +76,9 @@ def _compare(folder: Path, result: Result, peers: Peers, *, stream: bool) -> dic
         for _ in range(ROUNDS):
             for start in _subjects(folder, ports, peers):
                 with start as program:
-                    if program is not None:
-                        found.setdefault(program.name, []).append(_cost(program, stream=stream))
+                    cost = _measured(program, lambda program: _cost(program, stream=stream))
+                    if program is not None and cost is not None:
+                        found.setdefault(program.name, []).append(cost)
     for name, costs in found.items():
         rounds = " ".join(f"{cost:.0f}" for cost in costs)
         kind = "streamed" if stream else "plain"
@@ -87,55 +95,104 @@ def _subjects(
         yield programs.peer(name, policy, ports)
 
 
+def _measured[T](program: Program | None, measure: Callable[[Program], T]) -> T | None:
+    """Measure `program`; a peer that fails costs its own figures, and not the whole run."""
+    if program is None:
+        return None
+    try:
+        return measure(program)
+    except RunFailedError as error:
+        if program.usage_log is not None:
+            raise
+        print(f"  {error}: peer not measured in this round")
+        return None
+
+
 def _cost(program: Program, *, stream: bool) -> float:
     count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
     load = Load(program.port, requests(stream=stream))
-    asyncio.run(load.closed_loop(count // 5, CONNECTIONS))
+    _run(program.name, load.closed_loop(count // 5, CONNECTIONS))
     before = program.cpu_seconds()
-    tally = asyncio.run(load.closed_loop(count, CONNECTIONS))
+    tally = _run(program.name, load.closed_loop(count, CONNECTIONS))
     spent = program.cpu_seconds() - before
     _check(program, tally, count + count // 5)
     return spent / count * 1e6
 
 
+def _run(name: str, load: Coroutine[None, None, Tally]) -> Tally:
+    try:
+        return asyncio.run(asyncio.wait_for(load, _MOST_LOAD_SECONDS))
+    except TimeoutError as error:
+        raise RunFailedError(f"{name}: no end of the load in {_MOST_LOAD_SECONDS:g} s") from error
+
+
 def _check(program: Program, tally: Tally, sent: int) -> None:
     """Refuse figures of a run in which something went wrong."""
     if tally.failed:
-        raise RuntimeError(f"{program.name}: {tally.failed} requests failed")
+        raise RunFailedError(f"{program.name}: {tally.failed} requests failed")
     if program.usage_log is None:
         return
     deadline = time.monotonic() + _MOST_WAIT_SECONDS
     while program.records() != sent:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{program.records()} usage records for {sent} requests")
+            raise RunFailedError(f"{program.records()} usage records for {sent} requests")
         time.sleep(0.05)
 
 
 def latency(folder: Path, peers: Peers = PEERS) -> Result:
-    """What the way through the gateway adds to the time to the first byte."""
+    """What the way through the gateway adds to the time to the first byte, in rounds of all."""
     result = Result(part="latency", question=f"what is added at {PER_SECOND:.0f} requests/s?")
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, list[tuple[float, float]]] = {}
     with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports:
-        direct = _steady(ports[0])
-        for start in _subjects(folder, ports, peers):
-            with start as program:
-                if program is None:
-                    continue
-                through = _steady(program.port)
-                found[program.name] = (through[0] - direct[0], through[1] - direct[1])
-    base = found.get(BASE, (None, None))
+        for _ in range(ROUNDS):
+            _add_round(
+                found, _quantiles(_steady("direct", ports[0])), _subjects(folder, ports, peers)
+            )
+    medians = {
+        name: [statistics.median(column) for column in zip(*rounds, strict=True)]
+        for name, rounds in found.items()
+    }
+    base = medians.get(BASE, (None, None))
     for place, name in enumerate(("p50", "p99")):
-        result.add(f"added to the first byte, {name}", found["hearth"][place], "us", base[place])
-    result.table.append(("program", "p50 us", "p99 us"))
-    result.table += [(name, f"{p50:.0f}", f"{p99:.0f}") for name, (p50, p99) in found.items()]
+        value = medians["hearth"][place]
+        result.add(f"added to the first byte, {name}", value, "us", base[place])
+    result.table.append(("program", "p50 us", "p99 us", "p50 of each round", "p99 of each round"))
+    for name, rounds in found.items():
+        columns = (
+            " ".join(f"{value:.0f}" for value in column) for column in zip(*rounds, strict=True)
+        )
+        result.table.append((name, *(f"{value:.0f}" for value in medians[name]), *columns))
     return result
 
 
-def _steady(port: int) -> tuple[float, float]:
-    load = Load(port, requests(stream=False))
-    asyncio.run(load.steady(400, PER_SECOND, CONNECTIONS))
-    times = asyncio.run(load.steady(2000, PER_SECOND, CONNECTIONS)).first_byte_seconds
+def _add_round(
+    found: dict[str, list[tuple[float, float]]],
+    direct: tuple[float, float],
+    subjects: Iterator[AbstractContextManager[Program | None]],
+) -> None:
+    for start in subjects:
+        with start as program:
+            through = _measured(program, _checked_quantiles)
+            if program is not None and through is not None:
+                added = through[0] - direct[0], through[1] - direct[1]
+                found.setdefault(program.name, []).append(added)
+
+
+def _checked_quantiles(program: Program) -> tuple[float, float]:
+    tally = _steady(program.name, program.port)
+    _check(program, tally, WARM_UP + STEADY_REQUESTS)
+    return _quantiles(tally)
+
+
+def _quantiles(tally: Tally) -> tuple[float, float]:
+    times = tally.first_byte_seconds
     return quantile(times, 0.5) * 1e6, quantile(times, 0.99) * 1e6
+
+
+def _steady(name: str, port: int) -> Tally:
+    load = Load(port, requests(stream=False))
+    _run(name, load.steady(WARM_UP, PER_SECOND, CONNECTIONS))
+    return _run(name, load.steady(STEADY_REQUESTS, PER_SECOND, CONNECTIONS))
 
 
 def memory(folder: Path) -> Result:

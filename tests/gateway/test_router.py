@@ -125,8 +125,8 @@ class TestPrefixPolicy:
 
         assert choose("prefix", [a, b], ask(range(7)), prefixes).replica is a
 
-    def test_weighs_running_streams_by_the_profile(self):
-        quiet, busy = candidate("quiet", pending_tokens=900), candidate("busy", streams=20)
+    def test_weighs_the_requests_there_by_the_profile(self):
+        quiet, busy = candidate("quiet", pending_tokens=900), candidate("busy", in_flight=20)
         places, prefixes = [quiet, busy], index(quiet, busy)
 
         fast = choose("prefix", places, ask(alpha=0.0), prefixes)

@@ -304,11 +304,13 @@ class Wire:
 
     def __init__(self) -> None:
         self.written = b""
+        self.writes = 0
         self.is_open = True
 
     def write(self, data: bytes) -> None:
         assert self.is_open, "written after the end"
         self.written += data
+        self.writes += 1
 
     def close(self) -> None:
         self.is_open = False
@@ -348,6 +350,28 @@ def fed(pieces: list[bytes]) -> tuple[list[tuple[bytes, bytes, bytes]], Wire]:
         if wire.is_open:
             connection.data_received(piece)
     return taker.taken, wire
+
+
+class Streaming(Taker):
+    """An application that answers with two pieces."""
+
+    def handle(self, client: ClientConnection, request: Request) -> None:
+        client.begin(200, kind=b"text/event-stream", first=b"one")
+        client.end(last=b"two")
+
+
+class TestWrites:
+    def test_a_head_goes_with_the_first_piece_and_the_end_with_the_last(self):
+        wire = Wire()
+        connection = ClientConnection(Streaming())
+        connection.connection_made(wire)
+
+        connection.data_received(post(sized(), body=BODY))
+
+        head, _, body = wire.written.partition(b"\r\n\r\n")
+        assert b"transfer-encoding: chunked" in head
+        assert body == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+        assert (wire.writes, connection.bytes_out) == (2, 6)
 
 
 class TestFuzz:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 
 import pytest
 
@@ -121,6 +122,28 @@ class TestSpool:
         is_full = False
         await until(lambda: spool.is_accepting)
         await spool.stop()
+
+        assert [r["id"] for r in lines(tmp_path / "u.jsonl")] == ["req-1", "req-2"]
+
+    async def test_a_slow_disk_holds_up_no_request(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("gateway.spool.FLUSH_SECONDS", 0.01)
+        real, is_writing, may_go_on = os.write, threading.Event(), threading.Event()
+
+        def write(descriptor: int, data: bytes) -> int:
+            is_writing.set()
+            assert may_go_on.wait(10)
+            return real(descriptor, data)
+
+        monkeypatch.setattr(os, "write", write)
+        spool = Spool(tmp_path / "u.jsonl")
+        spool.start()
+        spool.close(spool.admit(record(1)), record(1, Outcome.COMPLETED))
+        await until(is_writing.is_set)
+        spool.close(spool.admit(record(2)), record(2, Outcome.COMPLETED))
+        stopping = asyncio.create_task(spool.stop())
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await stopping
 
         assert [r["id"] for r in lines(tmp_path / "u.jsonl")] == ["req-1", "req-2"]
 

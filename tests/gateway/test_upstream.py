@@ -124,3 +124,35 @@ class TestPool:
         connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
         assert line.is_closed
+
+
+class Noting(Taker):
+    """A sink that asks of each piece whether it is the last."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        super().__init__()
+        self.connection = connection
+        self.were_last: list[bool] = []
+
+    def answer_data(self, data) -> None:
+        self.were_last.append(self.connection.is_last)
+
+
+class TestLastPiece:
+    @pytest.mark.parametrize(
+        ("packets", "were_last"),
+        [
+            ([HEAD, framed(b"a"), framed(b"b") + LAST], [False, True]),
+            ([HEAD, framed(b"a"), LAST], [False]),
+        ],
+    )
+    def test_is_known_when_the_end_comes_with_it(self, packets, were_last):
+        pool = Pool(parse_url("http://127.0.0.1:1"), api_key="", connect_seconds=1.0)
+        connection = UpstreamConnection(pool)
+        sink = Noting(connection)
+        connection.connection_made(Line())
+        connection.begin(sink)
+        for packet in packets:
+            connection.data_received(packet)
+
+        assert (sink.were_last, sink.ends) == (were_last, 1)
