@@ -174,6 +174,7 @@ class TestLaunch:
         assert env["OMP_NUM_THREADS"] == "3"
         assert env["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
         assert env["VLLM_USE_AOT_COMPILE"] == "0"
+        assert env["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == env["LRU_CACHE_CAPACITY"] == "32"
         assert env["HF_HUB_OFFLINE"] == "1"
         assert env["VLLM_NO_USAGE_STATS"] == "1"
 
