@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from agents.cpu import cpu_features
+from agents import cpu
 from agents.engine_support import CPU_FEATURES
 from agents.wire import GpuInfo, HostSample, Inventory, RuntimeKind
 
@@ -135,7 +135,7 @@ class Host:
     def hardware(self, uuids: tuple[str, ...]) -> str:
         """Return the kind of these GPUs and their driver, or of the processor without any."""
         if not uuids:
-            return _cpu_model()
+            return cpu.model()
         names = sorted(gpu.name for gpu in self._gpus.read() if gpu.uuid in uuids)
         return ",".join([*names, self._gpus.driver_version])
 
@@ -161,8 +161,8 @@ class Host:
             hostname=platform.node(),
             os=_os_name(),
             architecture=platform.machine(),
-            cpu_model=_cpu_model(),
-            cpu_features=_features(),
+            cpu_model=cpu.model(),
+            cpu_features=_telling(cpu.features()),
             cpu_count=len(os.sched_getaffinity(0)),
             memory_total_bytes=memory.total,
             memory_available_bytes=memory.available,
@@ -235,19 +235,9 @@ def _os_name() -> str:
         return platform.system()
 
 
-def _features() -> tuple[str, ...] | None:
-    """Return what of the CPU's features decides about engines, sorted."""
-    found = cpu_features()
-    return None if found is None else tuple(sorted(found & CPU_FEATURES))
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
+def _telling(features: frozenset[str] | None) -> tuple[str, ...] | None:
+    """Return what of a CPU's features decides about engines, sorted."""
+    return None if features is None else tuple(sorted(features & CPU_FEATURES))
 
 
 def _first_line(path: Path) -> str:

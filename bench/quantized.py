@@ -20,9 +20,8 @@ from pathlib import Path
 
 import httpx
 
-from agents import engine_support
+from agents import cpu, engine_support
 from agents.answers import AnswersBaseline
-from agents.cpu import cpu_features
 from agents.engines.environment import (
     Environment,
     cache_root,
@@ -115,7 +114,7 @@ async def _served(folder: Path, name: str, checks: bool) -> tuple[tuple[str, ...
 
 def _is_offered(method: Method) -> bool:
     """Return whether the support table lets this host's CPU run `method`."""
-    features, quantization = cpu_features() or frozenset(), method.quantization or ""
+    features, quantization = cpu.features() or frozenset(), method.quantization or ""
     return not (
         engine_support.why_not("quantization", quantization, "cpu")
         or engine_support.cpu_lacks("quantization", quantization, features)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
+from agents import cpu
 from agents.answers import Answers
-from agents.cpu import cpu_features
 from agents.engines import kv_events, stored_form, vllm_answers, vllm_api, vllm_flags
 from agents.engines.base import Place, StageMark
 from agents.engines.vllm_memory import read_memory
@@ -38,7 +38,7 @@ class VllmEngine:
     metrics_path: str = vllm_api.METRICS_PATH
     checks_support: bool = True
     """False lets methods pass that the device is known to fail at, to see them be caught."""
-    cpu_features: frozenset[str] | None = field(default_factory=cpu_features)
+    cpu_features: frozenset[str] | None = field(default_factory=cpu.features)
 
     def default_image(self, device: str) -> str:
         """Return the image for `device`. Raises ValueError if there is none."""

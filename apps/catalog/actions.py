@@ -18,7 +18,7 @@ from apps.catalog.cards import Wish, as_file, card, slug_of, title
 from apps.catalog.config_shapes import BadConfig
 from apps.catalog.entry import Entry
 from apps.catalog.reading import BadFile, read_entry
-from apps.lib.problems import Problem
+from apps.lib.problems import Problem, of_field
 
 
 def add_model(
@@ -80,9 +80,4 @@ def _keep(entry: Entry) -> Entry:
 
 
 def _wrong(field: str, message: str) -> Problem:
-    return Problem(
-        400,
-        "invalid",
-        f"{field}: {message}",
-        extra={"field": field, "errors": [{"field": field, "message": message}]},
-    )
+    return of_field(400, "invalid", field, message)

@@ -159,12 +159,14 @@ class _Case:
         """Answer in the format that this CPU computes fastest, else in the model's own."""
         if why := cpu_refusal(self.variant, settings, self.room.cpu_features):
             return self.no(why)
-        plain = self._computed_as_it_is(settings)
         fast = self._fastest(settings)
         if fast is None:
-            return plain
+            return self._computed_as_it_is(settings)
         answer = self._computed_as_it_is(fast)
-        return answer if answer.fits or not plain.fits else plain
+        if answer.fits:
+            return answer
+        plain = self._computed_as_it_is(settings)
+        return plain if plain.fits else answer
 
     def _fastest(self, settings: EngineSettings) -> EngineSettings | None:
         """Return `settings` with the fast format, None if the model's own is it or one is given.

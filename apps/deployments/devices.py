@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from apps.catalog.entry import Device
 from apps.catalog.rooms import HostRoom
 from apps.deployments.orders import PlacementWish
-from apps.lib.problems import Problem
+from apps.lib.problems import Problem, of_field
 
 
 def check_somewhere(wish: PlacementWish, rooms: Sequence[HostRoom]) -> None:
@@ -37,9 +37,5 @@ def _nowhere(field: str, words: str, given: str, known: Sequence[str]) -> Proble
     near = get_close_matches(given, known, n=1)
     there_is = f"there is {', '.join(known[:20])}" if known else "there is none"
     message = f"{words}; {f'did you mean {near[0]}? ' if near else ''}{there_is}"
-    return Problem(
-        422,
-        "device_unknown",
-        f"{field}: {message}. With `placement.wait` the order waits until there is one.",
-        extra={"field": field, "errors": [{"field": field, "message": message}]},
-    )
+    wait = "With `placement.wait` the order waits until there is one."
+    return of_field(422, "device_unknown", field, message, detail=f"{field}: {message}. {wait}")

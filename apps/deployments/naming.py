@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterable
 
-from apps.lib.problems import Problem
+from apps.lib.problems import of_field
 
 MAX_LENGTH = 63
 RESERVED = frozenset({"plan"})
@@ -23,12 +23,7 @@ def check(name: str) -> None:
             f"{name!r} is not a name: use up to {MAX_LENGTH} characters a-z, 0-9 and -, "
             "beginning and ending with a letter or digit"
         )
-    raise Problem(
-        400,
-        "invalid",
-        f"name: {message}.",
-        extra={"field": "name", "errors": [{"field": "name", "message": message}]},
-    )
+    raise of_field(400, "invalid", "name", message, detail=f"name: {message}.")
 
 
 def free_name(slug: str, taken: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from django.conf import settings as django_settings
 from agents.custom import CustomEngine
 from agents.wire import EngineKind, EngineSettings, EngineSpec, SimulatorSettings
 from apps.catalog import catalog
+from apps.catalog.answer import HostFit
 from apps.catalog.entry import Device, Entry, UnknownVariant, Variant
 from apps.catalog.fit import DoesNotFit, Fit, GroupFit, Wish, choose_variant, fit, with_remedies
 from apps.catalog.need import Need, estimate, split_of
@@ -24,8 +25,9 @@ from apps.catalog.weights import weights_refs
 from apps.deployments import devices, learning, specs
 from apps.deployments.models import Deployment, Revision
 from apps.deployments.orders import DRAIN_SECONDS, Change, NewDeployment, PlacementWish, Resources
-from apps.deployments.refusals import check_memory, does_not_fit, problem
+from apps.deployments.refusals import check_memory, does_not_fit
 from apps.deployments.room import fit_rooms
+from apps.lib.problems import of_field
 
 SIMULATOR_BYTES = 64 * 1024**2
 """Memory reserved for a simulated replica."""
@@ -119,14 +121,14 @@ def find_entry(slug: str) -> Entry:
     try:
         return catalog.get(slug)
     except catalog.UnknownEntry as error:
-        raise problem(400, "unknown_catalog_entry", "catalog", str(error)) from error
+        raise of_field(400, "unknown_catalog_entry", "catalog", str(error)) from error
 
 
 def _variant(entry: Entry, name: str) -> Variant:
     try:
         return entry.variant(name)
     except UnknownVariant as error:
-        raise problem(400, "unknown_variant", "variant", str(error)) from error
+        raise of_field(400, "unknown_variant", "variant", str(error)) from error
 
 
 def _split_engine(engine: Mapping[str, Any]) -> tuple[EngineKind, dict[str, Any]]:
@@ -138,14 +140,14 @@ def _split_engine(engine: Mapping[str, Any]) -> tuple[EngineKind, dict[str, Any]
         return EngineKind(kind), overrides
     except ValueError as error:
         known = " or ".join(EngineKind)
-        raise problem(400, "invalid", "engine.kind", f"{kind!r} is not {known}") from error
+        raise of_field(400, "invalid", "engine.kind", f"{kind!r} is not {known}") from error
 
 
 def _served(
     entry: Entry, order: NewDeployment, overrides: dict[str, Any], rooms: Sequence[HostRoom]
 ) -> Recipe:
     if "simulator" in overrides:
-        raise problem(400, "invalid", "engine.simulator", "is for `engine.kind` `simulator` alone")
+        raise of_field(400, "invalid", "engine.simulator", "is for `engine.kind` `simulator` alone")
     if order.variant is not None:
         _variant(entry, order.variant)
     wish = _wish(order, overrides)
@@ -154,23 +156,12 @@ def _served(
     try:
         choice = choose_variant(entry, rooms, wish)
     except BadSetting as error:
-        raise problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+        raise of_field(400, "invalid", f"engine.{error.field}", str(error)) from error
     except DoesNotFit as error:
         return _instead(entry, order, overrides, error)
     if choice.device is Device.CPU and not order.placement.wait:
         check_memory(order, rooms)
-    best = choice.best
-    picked = _Picked(
-        variant=choice.variant,
-        device=choice.device,
-        engine=best.settings or EngineSettings(),
-        reserve_bytes=best.reserve_bytes,
-        need=best.need,
-        reason=f"{best.host}: {best.reason}",
-        kv_tokens=best.kv_tokens,
-        full_length_requests=best.full_length_requests,
-    )
-    return _recipe(entry, order, picked)
+    return _recipe(entry, order, _picked(choice.variant, choice.best, choice.best.host))
 
 
 def _instead(
@@ -186,19 +177,8 @@ def _instead(
 
 def _together(entry: Entry, order: NewDeployment, group: GroupFit) -> Recipe:
     """Return the recipe of a model that outgrows each host and fits several together."""
-    fit = group.fit
-    picked = _Picked(
-        variant=entry.variant(fit.variant),
-        device=fit.device,
-        engine=fit.settings or EngineSettings(),
-        reserve_bytes=fit.reserve_bytes,
-        need=fit.need,
-        reason=f"{group}: {fit.reason}",
-        kv_tokens=fit.kv_tokens,
-        full_length_requests=fit.full_length_requests,
-        hosts=len(group.hosts),
-    )
-    return _recipe(entry, order, picked)
+    picked = _picked(entry.variant(group.fit.variant), group.fit, str(group))
+    return _recipe(entry, order, replace(picked, hosts=len(group.hosts)))
 
 
 def _hoped_for(entry: Entry, order: NewDeployment, overrides: dict[str, Any], why: str) -> Recipe:
@@ -208,7 +188,7 @@ def _hoped_for(entry: Entry, order: NewDeployment, overrides: dict[str, Any], wh
     try:
         engine = engine_settings(variant, device, overrides)
     except BadSetting as error:
-        raise problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+        raise of_field(400, "invalid", f"engine.{error.field}", str(error)) from error
     need = estimate(variant, engine, device)
     picked = _Picked(
         variant=variant,
@@ -241,6 +221,19 @@ class _Picked:
         if self.device is Device.CPU:
             return 0
         return split_of(self.engine).gpus
+
+
+def _picked(variant: Variant, fit: HostFit, where: str) -> _Picked:
+    return _Picked(
+        variant=variant,
+        device=fit.device,
+        engine=fit.settings or EngineSettings(),
+        reserve_bytes=fit.reserve_bytes,
+        need=fit.need,
+        reason=f"{where}: {fit.reason}",
+        kv_tokens=fit.kv_tokens,
+        full_length_requests=fit.full_length_requests,
+    )
 
 
 def _recipe(entry: Entry, order: NewDeployment, picked: _Picked) -> Recipe:
@@ -308,7 +301,7 @@ def _simulated(
     try:
         engine = engine_settings(variant, device, overrides)
     except BadSetting as error:
-        raise problem(400, "invalid", f"engine.{error.field}", str(error)) from error
+        raise of_field(400, "invalid", f"engine.{error.field}", str(error)) from error
     spec = EngineSpec(
         engine=EngineKind.SIMULATOR,
         device=Device.CPU,
@@ -337,7 +330,7 @@ def _timing(overrides: dict[str, Any]) -> SimulatorSettings:
     try:
         return msgspec.convert(overrides.pop("simulator", {}), SimulatorSettings)
     except msgspec.ValidationError as error:
-        raise problem(400, "invalid", "engine.simulator", str(error)) from error
+        raise of_field(400, "invalid", "engine.simulator", str(error)) from error
 
 
 def _declared(
@@ -346,7 +339,7 @@ def _declared(
     """Return a recipe for an engine that the entry declares itself, with its memory."""
     for name in overrides:
         message = f"is a setting of vLLM, and {entry.slug} has an engine of its own: leave it out"
-        raise problem(400, "invalid", f"engine.{name}", message)
+        raise of_field(400, "invalid", f"engine.{name}", message)
     variant = _variant(entry, order.variant) if order.variant else entry.ranked_variants[0]
     needed = order.resources.memory_bytes or engine.memory_bytes
     spec = specs.declared(entry, engine, variant, memory_bytes=needed)
@@ -377,7 +370,7 @@ def placement_json(wish: PlacementWish) -> dict[str, Any]:
 def _wish(order: NewDeployment, overrides: Mapping[str, Any]) -> Wish:
     device = order.placement.device
     if device and device not in set(Device):
-        raise problem(400, "invalid", "placement.device", f"{device!r} is not cpu or cuda")
+        raise of_field(400, "invalid", "placement.device", f"{device!r} is not cpu or cuda")
     return Wish(
         variant=order.variant,
         device=Device(device) if device else None,

@@ -8,16 +8,6 @@ from apps.deployments.orders import NewDeployment
 from apps.lib.problems import Problem
 
 
-def problem(status: int, code: str, field: str, message: str) -> Problem:
-    """Return the Problem of one `field` of the order."""
-    return Problem(
-        status,
-        code,
-        f"{field}: {message}",
-        extra={"field": field, "errors": [{"field": field, "message": message}]},
-    )
-
-
 def does_not_fit(error: DoesNotFit) -> Problem:
     """Return the Problem of an order that no host, and no hosts together, can take."""
     nearest = error.nearest

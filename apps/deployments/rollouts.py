@@ -20,7 +20,7 @@ from apps.deployments.states import (
 )
 from apps.deployments.verdict import Verdict
 from apps.lib import doorbell, live
-from apps.lib.problems import Problem
+from apps.lib.problems import Problem, of_field
 
 
 def policy_of(deployment: Deployment) -> RolloutPolicy:
@@ -34,12 +34,8 @@ def checked(given: dict[str, Any], base: RolloutPolicy) -> dict[str, Any]:
         return rollout_policy.to_json(rollout_policy.parse(given, base))
     except BadPolicy as error:
         field = f"rollout.{error.field}"
-        raise Problem(
-            400,
-            "invalid",
-            f"{field}: {error}.",
-            extra={"field": field, "errors": [{"field": field, "message": str(error)}]},
-        ) from error
+        detail = f"{field}: {error}."
+        raise of_field(400, "invalid", field, str(error), detail=detail) from error
 
 
 def begin(

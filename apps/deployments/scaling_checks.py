@@ -7,7 +7,7 @@ from apps.deployments import cron
 from apps.deployments.models import ScalingPolicy
 from apps.deployments.orders import MAX_REPLICAS, Scaling
 from apps.deployments.states import ScalingProfile, ScalingRule
-from apps.lib.problems import Problem
+from apps.lib.problems import Problem, of_field
 
 LONGEST_HOLD_SECONDS = 3600
 LONGEST_ASLEEP_SECONDS = 90 * 86_400
@@ -166,9 +166,4 @@ def _check_range(field: str, value: int, low: int, high: int) -> None:
 
 def invalid(field: str, message: str) -> Problem:
     """Return the Problem 400 that puts `message` beside `field`."""
-    return Problem(
-        400,
-        "invalid",
-        f"{field}: {message}.",
-        extra={"field": field, "errors": [{"field": field, "message": message}]},
-    )
+    return of_field(400, "invalid", field, message, detail=f"{field}: {message}.")

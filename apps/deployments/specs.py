@@ -10,7 +10,7 @@ from agents.wire import Adapter, EngineKind, EngineSettings, EngineSpec, Task
 from apps.catalog.entry import Device, Entry, Variant
 from apps.catalog.settings import SETTINGS
 from apps.catalog.weights import at_revision, ref_of, weights_refs
-from apps.lib.problems import Problem
+from apps.lib.problems import of_field
 
 
 def extended(spec: EngineSpec, entry: Entry) -> EngineSpec:
@@ -84,10 +84,6 @@ def check_admin_only(
     }
     if fresh and not by_admin:
         field = f"engine.{next(iter(fresh))}"
-        raise Problem(
-            403,
-            "admins_only",
-            f"{field}: only admins may give free-form arguments; ask one, or leave it out.",
-            extra={"field": field, "errors": [{"field": field, "message": "is for admins"}]},
-        )
+        why = "only admins may give free-form arguments; ask one, or leave it out."
+        raise of_field(403, "admins_only", field, "is for admins", detail=f"{field}: {why}")
     return fresh

@@ -44,3 +44,15 @@ class Problem(Exception):
             "detail": self.detail,
             **self.extra,
         }
+
+
+def of_field(
+    status: int, code: str, field: str, message: str, *, detail: str | None = None
+) -> Problem:
+    """Return the Problem of one `field`; `detail` says more than `field: message` where given."""
+    return Problem(
+        status,
+        code,
+        f"{field}: {message}" if detail is None else detail,
+        extra={"field": field, "errors": [{"field": field, "message": message}]},
+    )

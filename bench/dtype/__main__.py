@@ -5,7 +5,6 @@ of an answer) in both formats, three interleaved rounds, one thread as the catal
 prints medians and ratios beside what `engine_support.fast_cpu_dtype` chooses for this CPU.
 """
 
-import asyncio
 import json
 import os
 import statistics
@@ -15,14 +14,10 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from agents import engine_support
-from agents.cpu import cpu_features
-from agents.engines.environment import cache_root, default_root, ensure_environment
-from agents.weights.store import Weights
-from agents.wire import Progress
+from agents import cpu, engine_support
 from apps.catalog.catalog import BUILT_IN
 from apps.catalog.reading import read_entry
-from apps.catalog.weights import weights_ref
+from bench import engine_files
 
 MODELS = {"pooling": "all-minilm-l6-v2", "generate": "smollm2-135m-instruct"}
 FORMATS = ("bfloat16", "float32")
@@ -41,7 +36,7 @@ def main() -> int:
     for part in ("embed", "prefill", "decode"):
         narrow, wide = (statistics.median(seconds[part, dtype]) for dtype in FORMATS)
         print(f"{part:<10}{narrow:>12.2f} s{wide:>12.2f} s{narrow / wide:>11.2f} x as fast")
-    features = cpu_features() or frozenset()
+    features = cpu.features() or frozenset()
     print(
         f"this CPU has {', '.join(sorted(features & engine_support.CPU_FEATURES)) or 'none'} of "
         f"{', '.join(sorted(engine_support.CPU_FEATURES))}: Hearth takes "
@@ -51,28 +46,30 @@ def main() -> int:
 
 
 def _measured(jobs: list[tuple[str, str]]) -> list[dict[str, float]]:
-    python, folders = asyncio.run(_bring())
+    python, folders = engine_files.bring(
+        {
+            runner: read_entry(BUILT_IN / f"{slug}.yaml").ranked_variants[0]
+            for runner, slug in MODELS.items()
+        }
+    )
     work = [
         {
             "runner": runner,
             "config": {
-                "model": folders[runner], "runner": runner, "dtype": dtype, "enforce_eager": True,
+                "model": str(folders[runner]), "runner": runner, "dtype": dtype,
+                "enforce_eager": True,
                 "max_model_len": 256 if runner == "pooling" else 2048,
                 "kv_cache_memory_bytes": 256 * 1024**2,
             },
         }
         for runner, dtype in jobs
     ]  # fmt: skip
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
-    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="hearth-bench-") as scratch:
         listed = Path(scratch, "jobs.json")
         listed.write_text(json.dumps(work))
         done = subprocess.run(
             [python, Path(__file__).with_name("timed.py"), listed],
-            env={**environment, "VLLM_CACHE_ROOT": f"{scratch}/cache"},
+            env={**os.environ, **engine_files.VARIABLES, "VLLM_CACHE_ROOT": f"{scratch}/cache"},
             cwd=scratch,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -81,20 +78,6 @@ def _measured(jobs: list[tuple[str, str]]) -> list[dict[str, float]]:
             check=True,
         )
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-async def _bring() -> tuple[Path, dict[str, str]]:
-    environment = await ensure_environment(default_root(), "cpu", _ignore)
-    store = Weights(cache_root() / "weights")
-    folders = {}
-    for runner, slug in MODELS.items():
-        variant = read_entry(BUILT_IN / f"{slug}.yaml").ranked_variants[0]
-        folders[runner] = str(await store.ensure(weights_ref(variant), _ignore))
-    return environment.python, folders
-
-
-def _ignore(_progress: Progress) -> None:
-    """Say nothing while things are brought."""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ start. Takes two minutes, the first time five: it installs the engine.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import subprocess
@@ -23,17 +22,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.engines.environment import cache_root, default_root, ensure_environment
 from agents.engines.vllm import VllmEngine
-from agents.weights.store import Weights
-from agents.wire import EngineSettings, Progress
+from agents.wire import EngineSettings
 from apps.catalog import need as needs
 from apps.catalog.catalog import BUILT_IN
 from apps.catalog.entry import Device, Variant
 from apps.catalog.learned import WRONG_RATIO, Comparison, compare
 from apps.catalog.reading import read_entry
 from apps.catalog.settings import engine_settings
-from apps.catalog.weights import weights_ref
+from bench import engine_files
 
 SMOLLM2, MINILM = "smollm2-135m-instruct", "all-minilm-l6-v2"
 KV_BYTES = 512 * 1024**2
@@ -112,16 +109,13 @@ def _case(slug: str, length: int, dtype: str | None) -> Case:
 
 def _start(cases: list[Case], scratch: Path) -> Iterator[tuple[Case, str]]:
     """Start every case; yield what each engine that came up printed, as soon as it did."""
-    environment, folders = asyncio.run(_bring(cases))
+    python, folders = engine_files.bring({case.slug: case.variant for case in cases})
     configs = [case.arguments(folders[case.slug]) for case in cases]
     (scratch / "configs.json").write_text(json.dumps(configs))
-    variables = {
-        "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CACHE_ROOT": str(scratch / "cache"),
-    }  # fmt: skip
+    variables = {**engine_files.VARIABLES, "VLLM_CACHE_ROOT": str(scratch / "cache")}
     script = Path(__file__).with_name("starts.py")
     process = subprocess.Popen(
-        [environment.python, script, scratch / "configs.json", scratch],
+        [python, script, scratch / "configs.json", scratch],
         env={**os.environ, **variables},
         cwd=scratch,
         stdout=subprocess.PIPE,
@@ -142,17 +136,6 @@ def _start(cases: list[Case], scratch: Path) -> Iterator[tuple[Case, str]]:
         log = scratch / f"{number}.log"
         said = log.read_text()[-1500:] if log.exists() else "its turn never came"
         print(f"did not start: {cases[number].slug} {cases[number].settings}\n{said}")
-
-
-async def _bring(cases: list[Case]):
-    environment = await ensure_environment(default_root(), "cpu", _ignore)
-    store = Weights(cache_root() / "weights")
-    wanted = {case.slug: weights_ref(case.variant) for case in cases}
-    return environment, {slug: await store.ensure(ref, _ignore) for slug, ref in wanted.items()}
-
-
-def _ignore(_progress: Progress) -> None:
-    """Say nothing while things are brought."""
 
 
 def _told(log: str) -> dict[str, int]:

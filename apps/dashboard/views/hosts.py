@@ -1,6 +1,6 @@
 """Hosts: what they have, what they hold, what they cost; how another one joins."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -224,30 +224,28 @@ def price(request: HttpRequest, name: str) -> HttpResponse:
 @require_POST
 def taint(request: HttpRequest, name: str) -> HttpResponse:
     """Put a taint on the host, in place of one with the same key and value."""
-    host, form = _host(name), TaintForm(request.POST)
-    if not form.is_valid():
-        messages_of(request, form)
-        return back(request, _page(name))
-    return carry_out(
-        request,
-        lambda: actions.add_taint(host=host, taint=form.taint, actor=user_of(request).username),
-        done=f"{name} has the taint {form.taint['key']}. What it holds stays.",
-        to=_page(name),
-    )
+    return _retaint(request, name, actions.add_taint, "{} has the taint {}. What it holds stays.")
 
 
 @needs(Role.ADMIN)
 @require_POST
 def untaint(request: HttpRequest, name: str) -> HttpResponse:
     """Take a taint off the host."""
+    return _retaint(request, name, actions.remove_taint, "{} has the taint {} no more.")
+
+
+def _retaint(
+    request: HttpRequest, name: str, change: Callable[..., None], done: str
+) -> HttpResponse:
+    """Carry out `change` with the taint that the form names; `done` gets host and key."""
     host, form = _host(name), TaintForm(request.POST)
     if not form.is_valid():
         messages_of(request, form)
         return back(request, _page(name))
     return carry_out(
         request,
-        lambda: actions.remove_taint(host=host, taint=form.taint, actor=user_of(request).username),
-        done=f"{name} has the taint {form.taint['key']} no more.",
+        lambda: change(host=host, taint=form.taint, actor=user_of(request).username),
+        done=done.format(name, form.taint["key"]),
         to=_page(name),
     )
 
