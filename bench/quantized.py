@@ -39,7 +39,7 @@ QUESTION = "What is the capital of France?"
 ANSWER = "Paris"
 ANSWER_TOKENS = 48
 LIVE = AnswersBaseline(revision=1, perplexity=8.7)
-"""What SmolLM2 shows unquantized."""
+"""A little better than SmolLM2 shows unquantized, which is 9.3."""
 
 
 @dataclass(frozen=True, kw_only=True)
