@@ -4,8 +4,9 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,6 +22,23 @@ from gateway import forms
 forms.activate()
 
 _START_SECONDS = 60.0
+_SHOWN_LINES = 30
+"""Of a failure, at once; the whole of it comes at the end."""
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Print why a test failed at once: a run that is cut off later has still said it."""
+    report = yield
+    if report.failed:
+        printed = item.config.get_terminal_writer()
+        printed.line()
+        printed.line(f"{report.nodeid} ({report.when}): {'\n'.join(_end_of(report.longreprtext))}")
+    return report
+
+
+def _end_of(text: str) -> list[str]:
+    return text.splitlines()[-_SHOWN_LINES:]
 
 
 def _binary() -> str:

@@ -18,10 +18,14 @@ from pathlib import Path
 # Before numpy: threads of one multiplication cost more here than they bring.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from milvus_lite.adapter.grpc.server import start_server_in_thread
-from milvus_lite.exceptions import DataDirLockedError
+from apps.rag import unpandas
 
-from apps.rag import steady, swift
+unpandas.forbid()
+
+from milvus_lite.adapter.grpc.server import start_server_in_thread  # noqa: E402
+from milvus_lite.exceptions import DataDirLockedError  # noqa: E402
+
+from apps.rag import steady, swift  # noqa: E402
 
 STOP_SECONDS = 5.0
 THREADS = 10

@@ -24,7 +24,7 @@ START_SECONDS = 180.0
 @pytest.fixture(scope="session")
 def milvus_lite() -> None:
     """Change Milvus Lite in this process as `vectord` does."""
-    unpandas.load()
+    unpandas.forbid()
     swift, steady = import_module("apps.rag.swift"), import_module("apps.rag.steady")
     swift.install()
     steady.install()

@@ -6,7 +6,7 @@ import pytest
 
 from apps.rag import unpandas
 
-unpandas.load()
+unpandas.forbid()
 
 from milvus_lite.db import MilvusLite  # noqa: E402 - only once pymilvus has no pandas
 from milvus_lite.schema.types import CollectionSchema, DataType, FieldSchema  # noqa: E402
@@ -63,7 +63,8 @@ class TestCollection:
         over, missed, acknowledged = threading.Event(), [], [0]
 
         def look() -> None:
-            while not over.is_set():
+            # The pause lets the writer have the interpreter: it gives it up at every file.
+            while not over.wait(0.001):
                 least = acknowledged[0]
                 found = len(
                     rows.search([[1.0, 0.0, 0.0, 1.0]], top_k=5000, output_fields=["id"])[0]
@@ -73,12 +74,14 @@ class TestCollection:
 
         thread = threading.Thread(target=look)
         thread.start()
-        for at in range(8):
-            written(rows, at * 20)
-            acknowledged[0] += 20
-            rows.flush()
-        over.set()
-        thread.join(10)
+        try:
+            for at in range(8):
+                written(rows, at * 20)
+                acknowledged[0] += 20
+                rows.flush()
+        finally:
+            over.set()
+            thread.join(10)
 
         assert missed == []
 

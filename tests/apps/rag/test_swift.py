@@ -9,7 +9,7 @@ import pytest
 
 from apps.rag import unpandas
 
-unpandas.load()
+unpandas.forbid()
 
 from milvus_lite.adapter.grpc.servicer import MilvusServicer  # noqa: E402 - as above
 from milvus_lite.analyzer import sparse  # noqa: E402
