@@ -4,9 +4,8 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,24 +20,53 @@ from gateway import forms
 # The compiled gateway where there is one, as in production; HEARTH_GATEWAY_FORM chooses.
 forms.activate()
 
+_TESTS = Path(__file__).parent
 _START_SECONDS = 60.0
+_ENGINES = "engines"
 _SHOWN_LINES = 30
 """Of a failure, at once; the whole of it comes at the end."""
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Print why a test failed at once: a run that is cut off later has still said it."""
-    report = yield
-    if report.failed:
-        printed = item.config.get_terminal_writer()
-        printed.line()
-        printed.line(f"{report.nodeid} ({report.when}): {'\n'.join(_end_of(report.longreprtext))}")
-    return report
+class Early:
+    """Prints why a test failed at once: a run that is cut off later has still said it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal:
+            end = report.longreprtext.splitlines()[-_SHOWN_LINES:]
+            terminal.write_line("\n".join([f"\n{report.nodeid} ({report.when}):", *end]))
 
 
-def _end_of(text: str) -> list[str]:
-    return text.splitlines()[-_SHOWN_LINES:]
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Early(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name what must run in one process of a run with several; the longest parts come first.
+
+    Real engines and Docker Engines take turns on the machine; elsewhere a file stays together.
+    """
+    order = {_ENGINES: 0, "flows": 1}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=lambda item: order.get(_area(item), 2))
+
+
+def _area(item: pytest.Item) -> str:
+    """Return `engines` for what starts one, else the folder below `tests/`."""
+    area = item.path.relative_to(_TESTS).parts[0]
+    is_real = (
+        area == "e2e" or item.get_closest_marker("engine") or item.get_closest_marker("docker")
+    )
+    return _ENGINES if is_real else area
+
+
+def _group(item: pytest.Item) -> str:
+    area = _area(item)
+    return area if area == _ENGINES else str(item.path.relative_to(_TESTS))
 
 
 def _binary() -> str:
