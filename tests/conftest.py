@@ -44,14 +44,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Early(config))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Name what must run in one process of a run with several; the longest parts come first.
 
     Real engines and Docker Engines take turns on the machine; elsewhere a file stays together.
     """
-    order = {_ENGINES: 0, "flows": 1}
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+    yield
+    order = {_ENGINES: 0, "flows": 1}
     items.sort(key=lambda item: order.get(_area(item), 2))
 
 
