@@ -16,7 +16,7 @@ from apps.rag import (
     selection,
     words,
 )
-from apps.rag.chunking import cut
+from apps.rag.chunking import cut, title_of
 from apps.rag.fusion import Place
 from apps.rag.prompt import Passage
 from apps.rag.selection import Candidate
@@ -112,6 +112,9 @@ class TestWords:
         assert words.stems("飛行機の模型") != []
         assert words.stems("qwrtz xkcd") == ["qwrtz", "xkcd"]
 
+    def test_that_are_joined_count_once_each(self):
+        assert words.stems("The boundary-layer's flow") == ["boundari", "layer", "s", "flow"]
+
     def test_of_a_question_move_towards_good_passages(self):
         there = feedback.moved([1.0, 0.0], [[0.0, 1.0], [0.0, 1.0]])
 
@@ -136,6 +139,26 @@ class TestChunking:
             "A footer of this document here.",
             "Something else entirely.",
         ]
+
+    @pytest.mark.parametrize(
+        ("text", "kind", "title"),
+        [
+            ("Wings in a\nslipstream .\n  They were measured.", "text", "Wings in a slipstream"),
+            ("Expenses\n\nTrains are paid for.", "pdf", "Expenses"),
+            ("name,days\nana,30\n", "csv", "name,days"),
+            (f"{'long ' * 50}. Short.", "text", ""),
+        ],
+        ids=["sentence", "line", "columns", "none"],
+    )
+    def test_knows_what_a_text_without_headings_is_about(self, text, kind, title):
+        assert title_of(text, kind) == title
+
+    def test_gives_later_passages_the_title(self):
+        text = "Wings in a slipstream. " + "They were measured for days. " * 8
+        pieces = cut(text, kind="text", pages=[], characters=100, overlap=0)
+
+        assert pieces[0].heading == ""
+        assert {piece.heading for piece in pieces[1:]} == {"Wings in a slipstream"}
 
 
 class TestPrompt:
