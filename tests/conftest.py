@@ -48,10 +48,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what takes longest first, so that it is not what the end of a run waits for."""
-    order = {_ENGINES: 0, "flows": 1}
-    items.sort(key=lambda item: order.get(_area(item.nodeid), 2))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put what takes longest first, so that it is not what a run of several processes waits for."""
+    if hasattr(config, "workerinput"):
+        order = {_ENGINES: 0, "flows": 1}
+        items.sort(key=lambda item: order.get(_area(item.nodeid), 2))
 
 
 class Turns(LoadScopeScheduling):
