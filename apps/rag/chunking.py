@@ -83,8 +83,8 @@ def cut(
 def title_of(text: str, kind: str) -> str:
     """Return what `text` begins with if it can be its title: a short sentence, a table's header.
 
-    Passages that name what their document is about are found better: Cranfield nDCG@10 .381 to .397
-    by vectors, .369 to .376 by words (docs/rag.md).
+    Passages that name what their document is about are found better, by vectors and by words
+    (docs/rag.md).
     """
     if kind == "csv":
         return text.lstrip().partition("\n")[0].strip()[:TITLE_CHARACTERS]

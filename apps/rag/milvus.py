@@ -40,7 +40,7 @@ SLOW_TIMEOUT_SECONDS = 60.0
 WORDS_LIMIT_BYTES = 65_535
 _BM25 = {"bm25_k1": 2.0, "bm25_b": 0.75}
 """A word that is said again counts longer than by the usual 1.2 or 1.5: better on Cranfield's odd
-questions and on CISI (docs/rag.md)."""
+questions, which are for choosing."""
 """Longest VARCHAR of Milvus."""
 ERRORS = (MilvusException, grpc.RpcError)
 _AWAY_CODES = (2, 14)  # pymilvus: could not connect; gRPC: UNAVAILABLE
