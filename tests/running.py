@@ -175,9 +175,19 @@ class Hearth:
 
     def key(self, **limits: Any) -> str:
         """Return the secret of a new API key."""
+        return str(self.new_key(**limits)["key"])
+
+    def new_key(self, **limits: Any) -> dict[str, Any]:
+        """Return a new API key as the API shows it once: with its secret as `key`."""
         response = self.api("POST", "api-keys/", json={"name": "test"} | limits)
         assert response.status_code == 201, response.text
-        return str(response.json()["key"])
+        made: dict[str, Any] = response.json()
+        return made
+
+    def requests_of(self, key_id: str) -> int:
+        """Return how many requests are on record for one key; others may still be under way."""
+        rows = self.api("GET", "usage/?group_by=key").json()["results"]
+        return sum(row["requests"] for row in rows if row["group"] == key_id)
 
     def client(self, key: str) -> httpx.Client:
         """Return an HTTP client for the gateway with `key`."""

@@ -38,10 +38,10 @@ TIMEOUT_SECONDS = 10.0
 SLOW_TIMEOUT_SECONDS = 60.0
 """Of making a collection, whose indexes are waited for."""
 WORDS_LIMIT_BYTES = 65_535
+"""Longest VARCHAR of Milvus."""
 _BM25 = {"bm25_k1": 2.0, "bm25_b": 0.75}
 """A word that is said again counts longer than by the usual 1.2 or 1.5: better on Cranfield's odd
 questions, which are for choosing."""
-"""Longest VARCHAR of Milvus."""
 ERRORS = (MilvusException, grpc.RpcError)
 _AWAY_CODES = (2, 14)  # pymilvus: could not connect; gRPC: UNAVAILABLE
 _GRPC_LATE = 4  # DEADLINE_EXCEEDED; to pymilvus 4 means something else

@@ -48,11 +48,6 @@ def chat(client: httpx.Client, model: str) -> httpx.Response:
     return client.post("/v1/chat/completions", json=body, timeout=30)
 
 
-def requests_by_key(instance: Hearth) -> dict[str, int]:
-    rows = instance.api("GET", "usage/?group_by=key").json()["results"]
-    return {row["group"]: row["requests"] for row in rows}
-
-
 class TestModelName:
     def test_is_listed_and_answers_with_citations(self, client, name):
         answer = chat(client, name)
@@ -69,17 +64,13 @@ class TestModelName:
         assert answer.is_complete
 
     def test_leaves_one_record_a_chat_on_a_key_for_one_request_at_once(self, simulated, name):
-        before = requests_by_key(simulated)
-        with simulated.client(simulated.key(name="narrow", max_in_flight=1)) as narrow:
+        made = simulated.new_key(name="narrow", max_in_flight=1)
+        with simulated.client(made["key"]) as narrow:
             chat(narrow, name)
             stream(narrow, name, "holiday days?", max_tokens=2)
             chat(narrow, "guide")
 
-        def new_rows() -> list[int]:
-            found = requests_by_key(simulated).items()
-            return [count for group, count in found if group not in before]
-
-        wait_until(lambda: new_rows() == [3], 40, "three records of the key")
+        wait_until(lambda: simulated.requests_of(made["id"]) == 3, 40, "three records of the key")
 
     def test_alone_is_away_with_the_control_plane(self, simulated, client, name):
         web = simulated.child("uvicorn")

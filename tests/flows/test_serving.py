@@ -134,19 +134,12 @@ class TestOneDeployment:
         wait_until(lambda: answers(client, name), 10, "an answer")
 
     def test_usage_has_one_row_a_request(self, simulated, name):
-        def by_key() -> dict[str, int]:
-            rows = simulated.api("GET", "usage/?group_by=key").json()["results"]
-            return {row["group"]: row["requests"] for row in rows}
-
-        before = by_key()
-        with simulated.client(simulated.key(name="counted")) as counted:
+        made = simulated.new_key(name="counted")
+        with simulated.client(made["key"]) as counted:
             for _ in range(5):
                 stream(counted, name, "count me", max_tokens=2)
 
-        def new_rows() -> list[int]:
-            return [number for group, number in by_key().items() if group not in before]
-
-        wait_until(lambda: new_rows() == [5], 40, "five rows of the new key")
+        wait_until(lambda: simulated.requests_of(made["id"]) == 5, 40, "five rows of the new key")
 
     def test_a_crashed_engine_is_a_failure_with_its_last_lines_and_is_started_again(
         self, simulated, client, name
