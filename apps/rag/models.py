@@ -181,6 +181,7 @@ class Chunk(models.Model):
     start = models.PositiveBigIntegerField()
     end = models.PositiveBigIntegerField()
     heading = models.CharField(max_length=200, default="")
+    """The one above it, or the document's title where it has none."""
     page = models.PositiveIntegerField(null=True)
     tokens = models.PositiveIntegerField(default=0)
     tokens_exact = models.BooleanField(default=False)

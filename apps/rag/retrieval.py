@@ -16,6 +16,7 @@ from typing import Any
 
 from apps.lib.problems import Problem
 from apps.rag import (
+    chunking,
     embedding,
     feedback,
     filters,
@@ -268,7 +269,11 @@ def _rank(trace: Trace, legs: _Legs, where: str) -> None:
                 chunk=rows[chunk],
                 fused=places[chunk][1],
                 fused_rank=places[chunk][0],
-                matched=words.matched(rows[chunk].text, trace.asked.query),
+                matched=words.matched(
+                    # BM25 found it by these: its heading's words are among them.
+                    chunking.in_context(rows[chunk].heading, rows[chunk].text),
+                    trace.asked.query,
+                ),
                 rerank=reranked.get(chunk),
             )
             for rank, chunk in enumerate((one for one in chosen.ids if one in rows), 1)

@@ -56,6 +56,16 @@ class TestUpload:
         assert hit["dense"]["rank"] == hit["lexical"]["rank"] == hit["fused"]["rank"] == 1
         assert "holiday" in hit["matched_terms"]
 
+    def test_finds_a_passage_by_the_title_of_its_document_and_says_so(self, api, user):
+        base = shelf.base(user)
+        text = "Rules of the canteen. " + "Nobody may smoke in any of these rooms. " * 60
+        shelf.ingested(shelf.upload(base, user, text.encode(), "rules.txt"))
+
+        hits = search(api, query="canteen", top_k=2)["hits"]
+
+        assert [hit["matched_terms"] for hit in hits] == [["canteen"], ["canteen"]]
+        assert {hit["heading"] for hit in hits} == {"", "Rules of the canteen"}
+
     def test_places_every_chunk_exactly_and_counts_its_tokens_exactly(self, user, gateway):
         shelf.embedder()
         base = shelf.base(user, embedding_deployment="minilm")
