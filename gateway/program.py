@@ -36,6 +36,10 @@ from gateway.watch import sweep, watch_queues
 from gateway.wire import RoutingTable
 
 _RESTART_SECONDS = 1.0
+UNSENT_BYTES = 128 * 1024
+"""Of an answer, what the kernel takes from us before the network can. Its own limit is megabytes
+for each client that does not read; how much is under way on a long path is not limited by this."""
+
 _LAST_WORDS_SECONDS = 5.0
 """Longest wait for the last batch of usage at a stop; what is left goes at the next start."""
 
@@ -192,6 +196,9 @@ async def _listen(settings: Settings, app: Gateway) -> list[asyncio.Server]:
         )
     except OSError as error:
         raise StartError(_why_not(address, error)) from error
+    for listener in server.sockets:
+        # What is accepted there inherits it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     port = server.sockets[0].getsockname()[1]
     log.info("listening on %s://%s:%d", "https" if tls else "http", settings.listen_host, port)
     servers = [server]

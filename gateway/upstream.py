@@ -7,6 +7,7 @@ of a client's framing or headers reaches an engine.
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ MOST_IDLE = 128
 
 _MOST_HEADS = 32
 """Paths whose head is kept: endpoints are few, the control plane's paths are not asked by it."""
-
+_UNREAD_BYTES = 256 * 1024  # of an answer, in the kernel, whose own limit is up to 32 MB
 
 _monotonic: Final[Callable[[], float]] = time.monotonic
 
@@ -174,10 +175,10 @@ class Pool:
         protocol = cast(asyncio.Protocol, connection)
         if address.unix:
             await loop.create_unix_connection(lambda: protocol, address.unix)
-        else:
-            await loop.create_connection(
-                lambda: protocol, address.host, address.port, ssl=self._tls
-            )
+            return connection
+        await loop.create_connection(lambda: protocol, address.host, address.port, ssl=self._tls)
+        connected = connection._transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD_BYTES)
         return connection
 
 
@@ -225,8 +226,7 @@ class UpstreamConnection:
     def begin(self, sink: Sink) -> None:
         """Make ready for one request of `sink`."""
         self._sink = sink
-        self._headers = {}
-        self._body = []
+        self._headers, self._body = {}, []
         self._at_chunk = False
         self._began = self._ended = self._is_parsing = self._is_reusable = self.is_last = False
         self._uses += 1

@@ -5,6 +5,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 from pathlib import Path
 
 import psutil
@@ -102,6 +103,40 @@ class TestStart:
 
             assert seen.memory_info().rss < 60 * 1024 * 1024
             assert after.user + after.system - before.user - before.system <= 0.05
+
+
+class TestSlowReaders:
+    async def test_of_a_stream_that_nobody_reads_little_is_held_by_the_kernel(self, files):
+        sent, is_stuck = 0, asyncio.Event()
+
+        async def flood(asked: Asked) -> None:
+            nonlocal sent
+            asked.writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024
+            )
+            await begin_stream(asked)
+            while True:
+                try:
+                    await asyncio.wait_for(send_event(asked, chat_chunk("x" * 10_000)), 0.5)
+                except TimeoutError:
+                    is_stuck.set()
+                    return
+                sent += 10_000
+
+        async with running(flood) as up:
+            write_table(files[0], table({"m": model(up)}))
+            async with process("--table", str(files[0])) as gateway:
+                client = await Client.connect(gateway.port)
+                client.writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024
+                )
+                client.post(PATH, STREAM)
+                await client.head()
+                client.writer.transport.pause_reading()
+                await asyncio.wait_for(is_stuck.wait(), 20)
+                client.close()
+
+        assert sent < 2_000_000
 
 
 class TestTableFile:
