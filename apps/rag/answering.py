@@ -299,7 +299,8 @@ def passage_of(chunk: Chunk) -> Passage:
 def mark_of(base: KnowledgeBase) -> str:
     """Return the word around passages: always the same here, and none that a document can know."""
     secret: str = settings.SECRET_KEY
-    return hmac.digest(secret.encode(), b"hearth.rag.mark:" + base.uid.bytes, "sha256").hex()[:10]
+    digest = hmac.digest(secret.encode(), b"hearth.rag.mark:" + base.uid.bytes, "sha256")
+    return prompt.mark_of(digest)
 
 
 def _tokens(

@@ -54,6 +54,13 @@ _AWAY_WORDS = (
     "channel",
     "recovering",
 )
+_LOCAL_OPTIONS = {
+    "grpc.keepalive_time_ms": 2**31 - 1,
+    "grpc.keepalive_permit_without_calls": False,
+}
+"""pymilvus pings its server every ten seconds and gives it five to answer. A busy Milvus Lite answers
+late, or takes the pings for an attack (GOAWAY, `too_many_pings`): both cut the connection. A local
+socket says by itself when its other end is gone."""
 _RELEASED_WORDS = ("released", "not loaded", "load()")
 _ABSENT = 100
 
@@ -231,7 +238,10 @@ class Milvus:
         with self._lock:
             if self._client is None:
                 self._client = MilvusClient(
-                    uri=self._uri, token=self._token, timeout=TIMEOUT_SECONDS
+                    uri=self._uri,
+                    token=self._token,
+                    timeout=TIMEOUT_SECONDS,
+                    grpc_options=_LOCAL_OPTIONS if self._embedded else {},
                 )
             return self._client
 

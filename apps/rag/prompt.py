@@ -15,6 +15,10 @@ from dataclasses import dataclass, field
 
 MESSAGE = dict[str, str]
 
+_CONSONANTS = "bcdfghjklmnpqrstvwxz"
+_VOWELS = "aeiou"
+_MARK_SYLLABLES = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Passage:
@@ -49,6 +53,19 @@ class Turn:
     """Chunks that are new in this turn."""
     again: tuple[int, ...]
     """Chunks that the conversation held already."""
+
+
+def mark_of(secret: bytes) -> str:
+    """Return the word around passages: of eight letters that can be spoken, chosen by `secret`.
+
+    One of 100 million. Tokenizers cut such a word in three or four, as many hexadecimal digits in
+    eight to ten, and it stands twice around every passage.
+    """
+    letters = iter(secret[: 2 * _MARK_SYLLABLES])
+    return "".join(
+        _CONSONANTS[one % len(_CONSONANTS)] + _VOWELS[other % len(_VOWELS)]
+        for one, other in zip(letters, letters, strict=True)
+    )
 
 
 def instructions(name: str, description: str, mark: str) -> str:

@@ -1,6 +1,8 @@
 """Fusion, selection, filters, words, prompts and figures: pure."""
 
+import hashlib
 import math
+import re
 
 import pytest
 
@@ -193,6 +195,12 @@ class TestPrompt:
         before = prompt.Conversation(numbers={chunk: at for at, chunk in enumerate(held, 1)})
 
         assert prompt.worth_sending(before, hits, following) == (sent, named)
+
+    def test_stands_around_passages_with_a_word_that_can_be_spoken_and_not_guessed(self):
+        marks = {prompt.mark_of(hashlib.sha256(b"%d" % n).digest()) for n in range(1000)}
+
+        assert len(marks) == 1000
+        assert all(re.fullmatch("([^aeiou][aeiou]){4}", mark) for mark in marks)
 
     def test_citations_are_checked_against_what_was_sent(self):
         checked = citations.check("So [1, 3] and [12]. The sources do not say.", {1, 2, 3})
