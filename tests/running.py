@@ -5,6 +5,7 @@ HTTP, as a script would.
 """
 
 import contextlib
+import ctypes
 import os
 import secrets
 import signal
@@ -22,6 +23,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1
 
 
 def free_port() -> int:
@@ -29,6 +31,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def end_with_parent() -> None:
+    """Let this process have SIGTERM when the one that started it is gone: for `preexec_fn`.
+
+    A test run that is killed has no time to end what it started. Linux; the thread that starts the
+    process has to live as long as the process is wanted.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def wait_until[T](check: Callable[[], T], timeout_seconds: float, what: str) -> T:
@@ -105,6 +116,7 @@ class Hearth:
                 stderr=log,
                 text=True,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
         def ready() -> bool:

@@ -33,6 +33,7 @@ from agents.engines.environment import (
 )
 from agents.weights.store import Weights
 from agents.wire import Progress, WeightsRef
+from tests.running import end_with_parent
 
 REPOSITORY = Path(__file__).parents[2]
 BUILD_IMAGE = REPOSITORY / "deploy" / "engine-image" / "build.sh"
@@ -110,7 +111,11 @@ class PrivateDocker:
         ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=_with_gpu_hook(self.folder)
+                command,
+                stdout=log,
+                stderr=log,
+                env=_with_gpu_hook(self.folder),
+                preexec_fn=end_with_parent,
             )
         self._wait_until_it_answers()
 
