@@ -58,9 +58,9 @@ _LOCAL_OPTIONS = {
     "grpc.keepalive_time_ms": 2**31 - 1,
     "grpc.keepalive_permit_without_calls": False,
 }
-"""pymilvus pings its server every ten seconds and gives it five to answer. A busy Milvus Lite answers
-late, or takes the pings for an attack (GOAWAY, `too_many_pings`): both cut the connection. A local
-socket says by itself when its other end is gone."""
+"""pymilvus pings its server every ten seconds and gives it five to answer. A busy Milvus Lite may
+answer late, or take the pings for an attack (GOAWAY, `too_many_pings`): both cut the connection. A
+local socket says by itself when its other end is gone."""
 _RELEASED_WORDS = ("released", "not loaded", "load()")
 _ABSENT = 100
 
