@@ -22,7 +22,7 @@ from gateway.meter import prompt_of
 from gateway.order import Order
 from gateway.record import Ending
 from gateway.relay import Plain, Streamed
-from gateway.router import Ask, choose
+from gateway.router import Ask, choose, typical
 from gateway.server import ClientConnection
 from gateway.shadow import shadow
 from gateway.split import narrow
@@ -138,15 +138,15 @@ class Exchange:
             now=now,
         )
         ask.turn, ask.alpha = deployment.turn, deployment.alpha
+        ask.typical_tokens = deployment.typical_tokens
         if not self._retries:
             deployment.turn += 1
         choice = choose(deployment.policy, free, ask, deployment.prefixes)
-        replica = choice.replica
-        self._uncached_tokens = choice.uncached_tokens
-        self._route = choice.reason
+        self._uncached_tokens, self._route = choice.uncached_tokens, choice.reason
+        deployment.typical_tokens = typical(deployment.typical_tokens, choice.uncached_tokens)
         if deployment.shares:
-            self._route = f"revision {replica.route.revision}; {choice.reason}"
-        return replica, now
+            self._route = f"revision {choice.replica.route.revision}; {choice.reason}"
+        return choice.replica, now
 
     def _send_to(self, replica: Replica, now: float) -> None:
         if not self._account.is_admitted:

@@ -68,6 +68,8 @@ class Deployment:
         """What its engines say they hold; None if none of them does."""
         self.tally = Tally()
         self.bytes_per_token = FIRST_BYTES_PER_TOKEN
+        self.typical_tokens = 0.0
+        """What its requests had to prefill lately."""
         self.turn = 0
         self.is_pumping = False
         """The queue is being served: whoever leaves meanwhile need not begin that anew."""

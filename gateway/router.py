@@ -4,12 +4,15 @@ The prefix policy charges each replica what the request would cost there, in pre
 
     cost = 0.5 * waiting prefill + (1 + alpha * requests there) * own uncached prefill
            * (1 + (cached + uncached / 2) / 50,000)            # attention grows with the context
+         + alpha * usual prefill, on the replica that a long prompt would take
 
 The replica's prefill rate cancels out, so nothing needs calibrating. What waits counts half: some
 of it is done already, and the own prefill costs twice, since what it stores takes the room of what
 others would find cached. alpha is the weight of the requests that a prefill holds up, streams and
-those that have yet to stream: 0 gives the shortest time to first token. Evidence in
-docs/gateway.md, Routing.
+those that have yet to stream: 0 gives the shortest time to first token. The last term looks one
+request ahead: what comes next and finds its prefix nowhere goes to the emptiest replica, and would
+hold up whoever went there before it. So short requests keep a little closer together, and a long
+prompt finds a replica with few streams. Evidence in docs/gateway.md, Routing.
 """
 
 import random
@@ -22,6 +25,10 @@ from gateway.prefix import Block, PrefixIndex
 
 WAITING_WEIGHT: Final = 0.5
 ATTENTION_TOKENS: Final = 50_000.0
+LONG_PROMPTS: Final = 4.0
+"""What a long prompt has to prefill, in usual ones; 3 to 6 do the same in the replay."""
+
+_LEARNING_RATE: Final = 0.01
 ALPHAS = {"latency": 0.0, "balanced": 0.3, "throughput": 0.5}
 BOUNDED_LOAD_FACTOR = 1.25
 SLOW_START_RATIO = 0.25
@@ -67,6 +74,8 @@ class Ask:
         self.turn = 0
         """How many requests the deployment had before: for round robin."""
         self.alpha = ALPHAS["balanced"]
+        self.typical_tokens = 0.0
+        """What requests had to prefill lately (`typical`); 0 as long as none came."""
 
 
 class Choice[C: Candidate]:
@@ -76,6 +85,11 @@ class Choice[C: Candidate]:
         self.replica = replica
         self.reason = reason
         self.uncached_tokens = uncached_tokens
+
+
+def typical(before: float, uncached_tokens: int) -> float:
+    """Return what requests have to prefill, a mean over about the last hundred, after one more."""
+    return before + _LEARNING_RATE * (float(uncached_tokens) - before)
 
 
 type Policy = Callable[[list[Candidate], Ask, dict[str, float]], tuple[Candidate, str]]
@@ -135,6 +149,8 @@ def _by_prefix(
 
 def _cheapest(candidates: list[Candidate], ask: Ask, depths: dict[str, float]) -> Candidate:
     prompt, block_tokens, alpha = float(ask.prompt_tokens), ask.block_tokens, ask.alpha
+    long = alpha * LONG_PROMPTS * ask.typical_tokens
+    emptiest, charge = _next_long_prompt(candidates, long, ask)
     best, ties = 1e300, [candidates[0]]
     for replica in candidates:
         cached = depths.get(replica.id, 0.0) * block_tokens
@@ -142,13 +158,32 @@ def _cheapest(candidates: list[Candidate], ask: Ask, depths: dict[str, float]) -
         if uncached < 1.0:
             uncached = 1.0
         own = uncached * (1.0 + (cached + uncached / 2.0) / ATTENTION_TOKENS)
-        waiting = WAITING_WEIGHT * float(replica.pending_tokens)
-        cost = waiting + (1.0 + alpha * float(replica.in_flight)) * own
+        waiting, requests = WAITING_WEIGHT * float(replica.pending_tokens), float(replica.in_flight)
+        cost = waiting + (1.0 + alpha * requests) * own
+        if waiting + requests * long <= emptiest:
+            cost += charge
         if cost < best:
             best, ties = cost, [replica]
         elif cost == best:
             ties.append(replica)
     return ties[0] if len(ties) == 1 else random.choice(ties)
+
+
+def _next_long_prompt(candidates: list[Candidate], long: float, ask: Ask) -> tuple[float, float]:
+    """Return up to which load a replica is the emptiest for a long prompt, and what that costs.
+
+    Who goes there is held up by the next prefill with the probability that one comes while it is
+    there: with N requests in flight about N / (1 + N), as N of them come in a request's time.
+    """
+    least, in_flight = 1e300, 0.0
+    for replica in candidates:
+        requests = float(replica.in_flight)
+        in_flight += requests
+        load = WAITING_WEIGHT * float(replica.pending_tokens) + requests * long
+        if load < least:
+            least = load
+    # A token more is the same.
+    return least + 1.0, ask.alpha * ask.typical_tokens * in_flight / (1.0 + in_flight)
 
 
 def _by_fewest(

@@ -57,7 +57,7 @@ def _decide(prompt: bytes, replicas: list[Candidate], prefixes: PrefixIndex, tur
         session="",
         now=0.0,
     )
-    ask.turn = turn
+    ask.turn, ask.typical_tokens = turn, PROMPT_TOKENS / 2
     choice = choose("prefix", replicas, ask, prefixes)
     prefixes.place(choice.replica.id, blocks)
 
@@ -66,6 +66,7 @@ def _load(replicas: list[Candidate], chance: random.Random) -> None:
     for replica in replicas:
         replica.pending_tokens = chance.randrange(50_000)
         replica.streams = chance.randrange(40)
+        replica.in_flight = replica.streams + 2
 
 
 def _prompt(chance: random.Random) -> bytes:

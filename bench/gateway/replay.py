@@ -20,7 +20,7 @@ from agents.simulator.runs import Run
 from bench.main.figures import Result, quantile
 from gateway.peers import BATCH_SECONDS
 from gateway.prefix import PrefixIndex
-from gateway.router import ALPHAS, Ask, Candidate, choose
+from gateway.router import ALPHAS, Ask, Candidate, choose, typical
 
 BLOCK_TOKENS = 512
 BUCKET_SECONDS = 3.0
@@ -101,6 +101,7 @@ class _Gateway:
     def __init__(self, seeds: list[int], known_ratio: float) -> None:
         self.replicas = [Candidate(f"r{n}", seed=seed) for n, seed in enumerate(seeds)]
         self.prefixes = PrefixIndex()
+        self.typical_tokens = 0.0
         for replica in self.replicas:
             self.prefixes.resize(replica.id, int(HELD_BLOCKS * known_ratio))
 
@@ -160,8 +161,10 @@ class _Replay:
         ask.turn, ask.alpha = self._count // len(self._gateways), self._alpha
         self._count += 1
         gateway = self._gateways[number]
+        ask.typical_tokens = gateway.typical_tokens
         choice = choose(self._setup.policy, gateway.replicas, ask, gateway.prefixes)
         place, tokens = int(choice.replica.id[1:]), choice.uncached_tokens
+        gateway.typical_tokens = typical(gateway.typical_tokens, tokens)
         run = Run(
             prompt_tokens=arrival.prompt_tokens,
             output_tokens=arrival.output_tokens,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.breaker import FAILURES_TO_OPEN, Breaker
 from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain
-from gateway.router import Ask, Candidate, choose
+from gateway.router import Ask, Candidate, choose, typical
 
 
 def candidate(name: str, **numbers: int) -> Candidate:
@@ -133,6 +133,34 @@ class TestPrefixPolicy:
         steady = choose("prefix", places, ask(alpha=0.25), prefixes)
 
         assert (fast.replica, steady.replica) == (busy, quiet)
+
+    def test_keeps_the_emptiest_replica_for_a_long_prompt(self):
+        places = [candidate("emptiest", in_flight=2), candidate("next", in_flight=3)]
+
+        def taken(tokens: int, **more: float) -> str:
+            return choose("prefix", places, ask(tokens=tokens, **more), index()).replica.id
+
+        assert taken(1000, typical_tokens=2000.0) == "next"
+        assert taken(8000, typical_tokens=2000.0) == "emptiest"
+        assert taken(1000) == "emptiest"
+        assert taken(1000, typical_tokens=2000.0, alpha=0.0) in ("emptiest", "next")
+
+    def test_keeps_none_free_while_little_is_under_way(self):
+        places = [candidate("empty"), candidate("busy", in_flight=1)]
+
+        choice = choose("prefix", places, ask(typical_tokens=1000.0), index())
+
+        assert choice.replica.id == "empty"
+
+    def test_spreads_requests_that_are_all_alike(self):
+        places, usual = [candidate(name) for name in "abc"], 0.0
+        for _ in range(300):
+            choice = choose("prefix", places, ask(typical_tokens=usual), index())
+            usual = typical(usual, choice.uncached_tokens)
+            choice.replica.in_flight += 1
+
+        assert max(place.in_flight for place in places) <= 103
+        assert usual == pytest.approx(950, rel=0.05)
 
     def test_a_shared_system_prompt_does_not_gather_all_on_one(self):
         places = [candidate(name) for name in "abcd"]
