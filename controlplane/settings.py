@@ -163,7 +163,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["apps.accounts.permissions.RolePermission"],
     "DEFAULT_PAGINATION_CLASS": "apps.lib.paging.Pages",
     "DEFAULT_SCHEMA_CLASS": "apps.lib.schema.Schema",
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_RENDERER_CLASSES": ["apps.lib.rendering.JsonRenderer"],
     "DEFAULT_PARSER_CLASSES": ["apps.lib.parsing.StrictJsonParser"],
     "EXCEPTION_HANDLER": "apps.lib.drf.handle",
     "UNAUTHENTICATED_USER": None,

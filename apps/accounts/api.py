@@ -10,7 +10,6 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.fields import empty
 from rest_framework.generics import GenericAPIView
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -23,6 +22,7 @@ from apps.accounts.states import Role
 from apps.lib import clock
 from apps.lib.paging import Pages
 from apps.lib.problems import Problem
+from apps.lib.rendering import JsonRenderer
 from apps.lib.strict import StrictSerializer
 
 _ROLES = [(role.value, role.value) for role in Role]
@@ -60,7 +60,7 @@ class AuditList(GenericAPIView[AuditEntry]):
     """Who changed what, newest first; `?format=csv` and `?format=jsonl` give the whole list."""
 
     serializer_class = AuditEntrySerializer
-    renderer_classes = [JSONRenderer, JsonLinesRenderer, CsvRenderer]
+    renderer_classes = [JsonRenderer, JsonLinesRenderer, CsvRenderer]
     pagination_class = Pages
 
     @extend_schema(
@@ -72,7 +72,7 @@ class AuditList(GenericAPIView[AuditEntry]):
         query = AuditQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         entries = queries.audit_entries(queries.AuditFilter(**query.validated_data))
-        if request.accepted_renderer.format != JSONRenderer.format:
+        if request.accepted_renderer.format != JsonRenderer.format:
             return Response(list(AuditEntrySerializer(entries[:ROWS_LIMIT], many=True).data))
         page = self.paginate_queryset(entries)
         return self.get_paginated_response(AuditEntrySerializer(page, many=True).data)

@@ -20,7 +20,6 @@ from django.db import IntegrityError, transaction
 from django.http import Http404
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import SAFE_METHODS
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -28,6 +27,7 @@ from rest_framework.views import APIView
 from apps.accounts.models import RememberedAnswer
 from apps.lib import clock
 from apps.lib.problems import CONTENT_TYPE, Problem
+from apps.lib.rendering import JsonRenderer
 from apps.lib.sealing import Unsealable, seal, unseal
 
 HEADER = "Idempotency-Key"
@@ -166,7 +166,7 @@ def _remember(claim: RememberedAnswer, response: Response) -> None:
         pk=claim.pk, status=None, created_at=claim.created_at
     ).update(
         status=response.status_code,
-        body=seal((JSONRenderer().render(response.data) or b"null").decode()),
+        body=seal((JsonRenderer().render(response.data) or b"null").decode()),
         headers=headers,
     )
     if not kept:

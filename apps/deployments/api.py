@@ -17,7 +17,7 @@ from apps.accounts.states import Role
 from apps.deployments import actions, dry_run, listing, queries
 from apps.deployments.models import Deployment
 from apps.deployments.plan_presenting import plan_row
-from apps.deployments.presenting import deployment_row
+from apps.deployments.presenting import deployment_rows
 from apps.deployments.serializers import (
     ChangeInput,
     DeploymentOutput,
@@ -55,7 +55,7 @@ def is_admin(request: Request) -> bool:
 def deployment_answer(request: Request, name: str, status: int = 200) -> Response:
     """Return one deployment, read anew, with its ETag."""
     deployment = queries.get(name)
-    row = deployment_row(deployment, live.numbers(), endpoint_for(request))
+    [row] = deployment_rows([deployment], live.numbers(), endpoint_for(request))
     return Response(row, status=status, headers={"ETag": f'"{deployment.generation}"'})
 
 
@@ -83,9 +83,9 @@ class DeploymentList(IdempotentWrites, GenericAPIView[Deployment]):
             )
         if "ordering" in wanted:
             found = found.order_by(wanted["ordering"], "id")
-        page = [d for d in self.paginate_queryset(found) or [] if queries.is_there(d)]
-        numbers, endpoint = live.numbers(), endpoint_for(request)
-        return self.get_paginated_response([deployment_row(d, numbers, endpoint) for d in page])
+        page = listing.complete(self.paginate_queryset(found) or [])
+        rows = deployment_rows(page, live.numbers(), endpoint_for(request))
+        return self.get_paginated_response(rows)
 
     @extend_schema(
         operation_id="deployments_create",

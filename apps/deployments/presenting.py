@@ -1,9 +1,9 @@
-"""Deployments, replicas and revisions as the API's JSON. Makes no query of its own.
+"""Deployments, replicas and revisions as the API's JSON. Makes no query but `statuses_of`'s own.
 
 Plain dictionaries in the shapes of `serializers`; a test holds the two together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from agents.wire import EngineSpec
 from apps.deployments import rollout_policy
 from apps.deployments.models import Deployment, Member, Replica, Revision, ScalerState
-from apps.deployments.queries import StartProgress, rollout_of, status_of
+from apps.deployments.queries import StartProgress, Status, rollout_of, statuses_of
 from apps.deployments.rollout_presenting import rolling_row
 from apps.deployments.scaling_checks import warnings
 from apps.deployments.states import ReplicaPhase
@@ -24,9 +24,19 @@ SCALING_FIELDS = (
 )  # fmt: skip
 
 
-def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str) -> dict[str, Any]:
-    """Return the JSON of a row of `queries.deployments()`."""
-    status = status_of(deployment)
+def deployment_rows(
+    deployments: Sequence[Deployment], numbers: FleetNumbers, endpoint: str
+) -> list[dict[str, Any]]:
+    """Return the JSON of rows of `queries.deployments()` or `listing.complete`."""
+    return [
+        _deployment_row(deployment, status, numbers, endpoint)
+        for deployment, status in zip(deployments, statuses_of(deployments), strict=True)
+    ]
+
+
+def _deployment_row(
+    deployment: Deployment, status: Status, numbers: FleetNumbers, endpoint: str
+) -> dict[str, Any]:
     scaling, rollout = deployment.scaling, rollout_of(deployment)
     scaler: ScalerState | None = getattr(deployment, "scaler", None)
     return {
@@ -49,7 +59,7 @@ def deployment_row(deployment: Deployment, numbers: FleetNumbers, endpoint: str)
             **{name: getattr(scaling, name) for name in SCALING_FIELDS},
             "warnings": warnings(scaling, scaler.start_seconds if scaler else None),
         },
-        "rollout": rollout_policy.to_json(rollout_policy.parse(deployment.rollout)),
+        "rollout": rollout_policy.to_json(rollout_policy.stored(deployment.rollout)),
         "rolling": None if rollout is None else rolling_row(rollout),
         "owner": deployment.owner,
         "resources": deployment.resources,

@@ -1,14 +1,14 @@
 """Reads of deployments. Nothing here writes or talks to an engine."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from django.db.models import Max, Prefetch, QuerySet
+from django.db.models import F, Max, Prefetch, QuerySet
 
 from agents.wire import EngineKind, ReadReply
 from apps.deployments import starts
@@ -77,13 +77,23 @@ class Status:
     settings: dict[str, Any]
 
 
+class CurrentReplica(Protocol):
+    """A row of `current_replicas()`: the model itself, or the plain row of a long list."""
+
+    pk: UUID
+    phase: str
+    desired: str
+    progress: dict[str, Any] | None
+    stage_seconds: dict[str, float]
+    revision_number: int
+    variant: str
+    host_name: str | None
+
+
 def deployments() -> QuerySet[Deployment]:
-    """Return all deployments with everything that `status_of` reads, in a few queries."""
+    """Return all deployments with everything that `statuses_of` reads, in a few queries."""
     replicas = (
-        Replica.objects.exclude(phase=ReplicaPhase.STOPPED)
-        .select_related("host", "revision")
-        .defer("log_tail", "revision__spec")
-        .order_by("created_at", "id")
+        current_replicas().select_related("host", "revision").defer("log_tail", "revision__spec")
     )
     revisions = Revision.objects.defer("spec").order_by("number")
     return (
@@ -95,6 +105,23 @@ def deployments() -> QuerySet[Deployment]:
             Prefetch("rollouts", open_rollouts(), to_attr="open_rollouts"),
         )
         .order_by("name", "id")
+    )
+
+
+def current_replicas() -> QuerySet[Replica]:
+    """Return the replicas that are not gone, with what `statuses_of` reads of their neighbours.
+
+    `revision_number`, `variant` and `host_name` stand beside the row's own columns: a long list
+    needs no object for each host and revision.
+    """
+    return (
+        Replica.objects.exclude(phase=ReplicaPhase.STOPPED)
+        .annotate(
+            revision_number=F("revision__number"),
+            variant=F("revision__variant"),
+            host_name=F("host__name"),
+        )
+        .order_by("created_at", "id")
     )
 
 
@@ -156,24 +183,33 @@ def get(name: str) -> Deployment:
     raise Problem(404, "not_found", f"There is no deployment called {name}.{hint}")
 
 
-def status_of(deployment: Deployment) -> Status:
-    """Return the status of a row from `deployments()`.
+def statuses_of(rows: Sequence[Deployment]) -> list[Status]:
+    """Return the statuses of rows from `deployments()` or `listing.complete`, in their order.
 
-    Makes no query, but for a starting replica the small one for the times of earlier starts.
+    Makes one query, for the times of earlier starts, if a replica starts; none otherwise.
     """
-    replicas: Sequence[Replica] = deployment.current_replicas  # type: ignore[attr-defined]
+    coming = [_foremost(_replicas(row)) for row in rows]
+    pairs = list(zip(rows, coming, strict=True))
+    usual = starts.stage_medians(_start_key(row, one) for row, one in pairs if one is not None)
+    return [
+        _status(row, None if one is None else _progress(one, usual[_start_key(row, one)]))
+        for row, one in pairs
+    ]
+
+
+def _status(deployment: Deployment, progress: StartProgress | None) -> Status:
     revisions: Sequence[Revision] = deployment.all_revisions  # type: ignore[attr-defined]
     target = target_of(deployment)
-    ready = [r for r in replicas if r.phase == ReplicaPhase.READY]
+    ready = [r for r in _replicas(deployment) if r.phase == ReplicaPhase.READY]
     running = deployment.desired == DesiredDeployment.RUNNING
     return Status(
         phase=DeploymentPhase(deployment.phase),
         reason=deployment.reason,
-        revision=_live_number(rollout_of(deployment), ready, target),
+        revision=_live_number(rollout_of(deployment), {r.revision_number for r in ready}, target),
         newest_revision=revisions[-1].number,
         ready_replicas=len(ready),
         wanted_replicas=wanted_replicas(deployment) if running else 0,
-        progress=_progress(replicas),
+        progress=progress,
         simulated=target.engine == EngineKind.SIMULATOR,
         engine=target.engine,
         variant=target.variant,
@@ -204,9 +240,8 @@ def is_elastic(policy: ScalingPolicy) -> bool:
     return policy.min_replicas < policy.max_replicas or bool(policy.schedule)
 
 
-def _live_number(rollout: Rollout | None, ready: Sequence[Replica], target: Revision) -> int:
+def _live_number(rollout: Rollout | None, serving: set[int], target: Revision) -> int:
     """Return which revision serves: during a rollout the old one as long as any of it does."""
-    serving = {replica.revision.number for replica in ready}
     if rollout is not None and rollout.live.number in serving:
         return rollout.live.number
     if target.number in serving or not serving:
@@ -214,12 +249,24 @@ def _live_number(rollout: Rollout | None, ready: Sequence[Replica], target: Revi
     return max(serving)
 
 
-def _progress(replicas: Iterable[Replica]) -> StartProgress | None:
-    coming = [r for r in replicas if r.phase in COMING and r.desired == DesiredReplica.RUNNING]
-    if not coming:
-        return None
+def _replicas(deployment: Deployment) -> Sequence[CurrentReplica]:
+    found: Sequence[CurrentReplica] = deployment.current_replicas  # type: ignore[attr-defined]
+    return found
+
+
+def _foremost(replicas: Iterable[CurrentReplica]) -> CurrentReplica | None:
+    """Return the starting replica that is furthest; None if none starts."""
     rank = {ReplicaPhase.PENDING: 0, ReplicaPhase.FETCHING: 1, ReplicaPhase.STARTING: 2}
-    foremost = max(coming, key=lambda r: rank[ReplicaPhase(r.phase)])
+    coming = [r for r in replicas if r.phase in COMING and r.desired == DesiredReplica.RUNNING]
+    return max(coming, key=lambda r: rank[ReplicaPhase(r.phase)], default=None)
+
+
+def _start_key(deployment: Deployment, replica: CurrentReplica) -> starts.StartKey:
+    model = starts.model_key(deployment.catalog_slug, replica.variant)
+    return model, replica.host_name or "", None
+
+
+def _progress(foremost: CurrentReplica, usual: Mapping[str, float]) -> StartProgress:
     told = foremost.progress or {}
     stage = str(told.get("stage", ""))
     ratio = told.get("ratio")
@@ -229,14 +276,14 @@ def _progress(replicas: Iterable[Replica]) -> StartProgress | None:
         phase=foremost.phase,
         stage=stage,
         ratio=ratio,
-        eta_seconds=_eta_seconds(stage, ratio, told.get("eta_seconds"), foremost),
+        eta_seconds=_eta_seconds(stage, ratio, told.get("eta_seconds"), usual),
         stage_seconds=foremost.stage_seconds,
         replica_id=foremost.pk,
     )
 
 
 def _eta_seconds(
-    stage: str, ratio: float | None, told: float | None, replica: Replica
+    stage: str, ratio: float | None, told: float | None, usual: Mapping[str, float]
 ) -> float | None:
     """Return an estimate of the seconds to ready: what is left of this stage, and those after.
 
@@ -244,9 +291,7 @@ def _eta_seconds(
     """
     if stage not in starts.STAGES:
         return None
-    key = starts.model_key(replica.deployment.catalog_slug, replica.revision.variant)
-    host = replica.host.name if replica.host else ""
-    usual = starts.stage_medians(key, host) or _TYPICAL_SECONDS
+    usual = usual or _TYPICAL_SECONDS
     left = told if told is not None else usual.get(stage, 0.0) * (1 - (ratio or 0.0))
     after = starts.STAGES[starts.STAGES.index(stage) + 1 :]
     brings = ("image", "engine", "weights")

@@ -13,7 +13,7 @@ from apps.deployments.verdict import Tally, median
 
 def rolling_row(rollout: Rollout) -> dict[str, Any]:
     """Return the JSON of a rollout that was read with its revisions."""
-    policy = rollout_policy.parse(rollout.policy)
+    policy = rollout_policy.stored(rollout.policy)
     live, candidate = rollout.live.number, rollout.candidate.number
     split = splits.split(policy, RolloutStage(rollout.stage), live=live, candidate=candidate)
     is_open = rollout.state == RolloutState.OPEN

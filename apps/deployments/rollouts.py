@@ -25,7 +25,7 @@ from apps.lib.problems import Problem, of_field
 
 def policy_of(deployment: Deployment) -> RolloutPolicy:
     """Return how the deployment's next change takes over."""
-    return rollout_policy.parse(deployment.rollout)
+    return rollout_policy.stored(deployment.rollout)
 
 
 def checked(given: dict[str, Any], base: RolloutPolicy) -> dict[str, Any]:

@@ -9,9 +9,11 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet, Window
+from django.db.models.functions import RowNumber
 
 from agents.wire import CacheKind, ReplicaReport, Rung
 from apps.deployments.models import Deployment, Replica, Start
@@ -27,6 +29,9 @@ STAGES = (
     "first token", "check", "other",
 )  # fmt: skip
 """In the order in which they happen; `other` is what lies between them."""
+
+type StartKey = tuple[str, str, str | None]
+"""Which starts are compared: the model (`model_key`), the host's name, the rung; None is any."""
 
 
 def model_key(catalog_slug: str, variant: str) -> str:
@@ -124,22 +129,36 @@ def rung_seconds(models: Iterable[str] | None = None) -> dict[str, dict[str, flo
     return found
 
 
-def stage_medians(model: str, host: str, rung: str | None = None) -> dict[str, float]:
-    """Return the median seconds of each stage over the newest starts of `model` on `host`.
+def stage_medians(keys: Iterable[StartKey]) -> dict[StartKey, dict[str, float]]:
+    """Return by key the median seconds of each stage over the newest such starts.
 
-    Other hosts' count where this one has none; empty where nobody has started it yet.
+    Other hosts' count where the key's has none; empty where nobody has started the model yet. One
+    query, none for no keys.
     """
-    rows = Start.objects.filter(model=model, failure="").order_by("-id")
-    if rung is not None:
-        rows = rows.filter(rung=rung)
-    here = list(rows.filter(host=host).values_list("stages", flat=True)[:COUNTED_STARTS])
-    return _medians(here or list(rows.values_list("stages", flat=True)[:COUNTED_STARTS]))
+    wanted = set(keys)
+    if not wanted:
+        return {}
+    alike = [F("model"), F("host"), F("rung")]
+    rows = (
+        Start.objects.filter(model__in={model for model, _, _ in wanted}, failure="")
+        .annotate(nth=Window(RowNumber(), partition_by=alike, order_by=F("id").desc()))
+        .filter(nth__lte=COUNTED_STARTS)
+        .order_by("-id")
+    )
+    groups: dict[tuple[str, str | None, str | None], list[Any]] = defaultdict(list)
+    for model, host, rung, stages in rows.values_list("model", "host", "rung", "stages"):
+        for group in product([model], [host, None], [rung, None]):
+            if len(groups[group]) < COUNTED_STARTS:
+                groups[group].append(stages)
+    return {
+        (model, host, rung): _medians(groups[model, host, rung] or groups[model, None, rung])
+        for model, host, rung in wanted
+    }
 
 
-def medians_of(page: Iterable[Start]) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Return the stage medians for each (model, host, rung) that occurs; a query for each."""
-    keys = {(start.model, start.host, start.rung) for start in page}
-    return {key: stage_medians(key[0], key[1], key[2]) for key in keys}
+def medians_of(page: Iterable[Start]) -> dict[StartKey, dict[str, float]]:
+    """Return the stage medians for each (model, host, rung) that occurs."""
+    return stage_medians((start.model, start.host, start.rung) for start in page)
 
 
 def _medians(timelines: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:

@@ -12,7 +12,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.generics import GenericAPIView
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -24,6 +23,7 @@ from apps.deployments.models import Deployment
 from apps.lib import clock
 from apps.lib.paging import Pages
 from apps.lib.problems import Problem
+from apps.lib.rendering import JsonRenderer
 from apps.telemetry import live
 from apps.telemetry import queries as telemetry
 from apps.telemetry.numbers import Flow
@@ -182,7 +182,7 @@ class UsageList(GenericAPIView[UsageRow]):
     """Requests, tokens and cost by group; `?format=csv` gives the whole list as a file."""
 
     serializer_class = UsageRowSerializer
-    renderer_classes = [JSONRenderer, CsvRenderer]
+    renderer_classes = [JsonRenderer, CsvRenderer]
     pagination_class = Pages
 
     @extend_schema(

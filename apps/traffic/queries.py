@@ -199,7 +199,7 @@ def _splits() -> dict[UUID, Split]:
     rows = Rollout.objects.filter(state=RolloutState.OPEN).select_related("live", "candidate")
     return {
         row.deployment_id: split(
-            rollout_policy.parse(row.policy),
+            rollout_policy.stored(row.policy),
             RolloutStage(row.stage),
             live=row.live.number,
             candidate=row.candidate.number,

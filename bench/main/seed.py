@@ -41,6 +41,7 @@ from apps.deployments.models import (  # noqa: E402
     Revision,
     ScalingPolicy,
 )
+from apps.deployments.rollout_policy import RolloutPolicy, to_json  # noqa: E402
 from apps.deployments.states import DeploymentPhase, ReplicaPhase  # noqa: E402
 from apps.fleet.models import Host  # noqa: E402
 from apps.lib import clock  # noqa: E402
@@ -134,6 +135,7 @@ def _deployment(number: int, now: datetime) -> Deployment:
         changed_at=now,
         phase=DeploymentPhase.READY,
         observed_generation=1,
+        rollout=to_json(RolloutPolicy()),
     )
 
 

@@ -204,7 +204,7 @@ def _is_other(existing: Deployment, order: NewDeployment, wanted: Change) -> boo
         is_scaled
         or target.variant != wanted.variant
         or target.settings != order.engine
-        or rollout_policy.to_json(rollout_policy.parse(existing.rollout)) != wanted.rollout
+        or rollout_policy.to_json(rollout_policy.stored(existing.rollout)) != wanted.rollout
         or PlacementWish(**_known(existing.placement)) != _plain_wish(placement)
         or Resources(**existing.resources) != resources
     )

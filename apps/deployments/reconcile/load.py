@@ -203,7 +203,7 @@ def _seen_rollout(row: Rollout) -> SeenRollout:
     return SeenRollout(
         id=row.pk,
         live=wanted_revision(row.live),
-        policy=rollout_policy.parse(row.policy),
+        policy=rollout_policy.stored(row.policy),
         stage=RolloutStage(row.stage),
         stage_at=row.stage_at,
         progressed_at=row.progressed_at,

@@ -101,6 +101,21 @@ class TestLists:
         with django_assert_max_num_queries(len(one)):
             signed_in.get(path)
 
+    @pytest.mark.parametrize("path", ["/", "/deployments/", "/playground/"])
+    def test_cost_the_same_queries_while_all_start(
+        self, signed_in, path, django_assert_max_num_queries
+    ):
+        for number in range(20):
+            made = factories.deployment(f"more-{number}", phase="starting")
+            host = factories.host(f"host-{number}")
+            factories.replica(made, host, phase="starting", progress={"stage": "load"})
+            if number == 0:
+                with django_assert_max_num_queries(60) as one:
+                    signed_in.get(path)
+
+        with django_assert_max_num_queries(len(one)):
+            signed_in.get(path)
+
     def test_filters_by_status_and_by_words(self, signed_in, smol):
         factories.deployment("broken", phase="failed")
 

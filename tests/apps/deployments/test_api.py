@@ -179,6 +179,20 @@ class TestList:
 
         assert len(rows) == 200
 
+    def test_costs_no_more_while_all_start(self, api, django_assert_max_num_queries):
+        for number in range(9):
+            make_replica(
+                deployment=make_deployment(name=f"chat-{number}"),
+                host=make_host(name=f"host-{number}"),
+                phase=ReplicaPhase.STARTING,
+                progress={"stage": "load"},
+            )
+
+        with django_assert_max_num_queries(8):
+            rows = api.get(URL).json()["results"]
+
+        assert all(row["progress"]["eta_seconds"] > 0 for row in rows)
+
     @pytest.mark.parametrize(
         ("query", "expected"),
         [
