@@ -4,6 +4,8 @@ Called by `gateway.exchange` alone, which sees to it that every admitted request
 """
 
 import time
+from collections.abc import Callable
+from typing import Final
 
 from gateway.core import Core
 from gateway.fleet import Deployment
@@ -12,6 +14,8 @@ from gateway.order import Order
 from gateway.record import Ending, beginning, lost, tail
 from gateway.shapes import Usage
 from gateway.spool import END_BYTES, OPEN_BYTES, Spool
+
+_wall: Final[Callable[[], float]] = time.time
 
 
 class Account:
@@ -40,7 +44,7 @@ class Account:
         self._core.on_change()
 
     def _write_admission(self, spool: Spool, replica_id: str, queue_seconds: float) -> None:
-        order, name, wall = self._order, self._deployment.name, time.time()
+        order, name, wall = self._order, self._deployment.name, _wall()
         piece = beginning(order, name, wall, queue_seconds, is_short=False)
         end = lost(replica_id, is_short=False)
         if len(piece) + len(end) > OPEN_BYTES:

@@ -6,7 +6,8 @@ The hot path never comes here; it stays on callbacks.
 import asyncio
 from dataclasses import dataclass
 
-from gateway.upstream import Pool, UpstreamConnection, UpstreamError
+from gateway.sink import UpstreamError
+from gateway.upstream import Pool, UpstreamConnection
 
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 

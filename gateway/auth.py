@@ -6,14 +6,14 @@ and the lookup leaks nothing by its time. Called once per request by `gateway.in
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.errors import Refused, forbidden, no_key, unknown_model
 from gateway.limits import KeyUse
 from gateway.wire import KeyRoute
 
-_ANY = "*"
-_MOST_SEEN = 10_000
+_ANY: Final = "*"
+_MOST_SEEN: Final = 10_000
 
 
 class Keys:
@@ -22,7 +22,7 @@ class Keys:
     def __init__(self) -> None:
         self._by_hash: dict[str, KeyRoute] = {}
         self._seen: dict[bytes, KeyRoute] = {}
-        """Secrets that were good under this table, so that each is hashed once."""
+        """By `authorization` headers that were good under this table: each is hashed once."""
         self._use: dict[str, KeyUse] = {}
         self._ids: set[str] = set()
 
@@ -40,20 +40,26 @@ class Keys:
 
     def find(self, headers: dict[bytes, bytes], wall: float) -> KeyRoute:
         """Return the key that `headers` carry. Raises Refused (401)."""
-        secret = secret_in(headers)
-        if not secret:
-            raise Refused(no_key("Send an API key as `Authorization: Bearer <key>`."))
-        key = self._seen.get(secret)
+        authorization = headers.get(b"authorization", b"")
+        key = self._seen.get(authorization)
         if key is None:
-            key = self._by_hash.get(hashlib.sha256(secret).hexdigest())
-            if key is None:
-                raise Refused(no_key("This API key is not known."))
-            if len(self._seen) >= _MOST_SEEN:
-                self._seen.clear()
-            self._seen[secret] = key
+            key = self._look_up(headers)
+            if _is_bearer(authorization):
+                if len(self._seen) >= _MOST_SEEN:
+                    self._seen.clear()
+                self._seen[authorization] = key
         expires_at = key.expires_at
         if expires_at is not None and expires_at <= wall:
             raise Refused(no_key("This API key has expired."))
+        return key
+
+    def _look_up(self, headers: dict[bytes, bytes]) -> KeyRoute:
+        secret = secret_in(headers)
+        if not secret:
+            raise Refused(no_key("Send an API key as `Authorization: Bearer <key>`."))
+        key = self._by_hash.get(hashlib.sha256(secret).hexdigest())
+        if key is None:
+            raise Refused(no_key("This API key is not known."))
         return key
 
     def use_of(self, key_id: str) -> KeyUse:
@@ -94,7 +100,11 @@ def _may_use(key: KeyRoute, model: str, names: Mapping[str, _Named]) -> bool:
 
 def secret_in(headers: dict[bytes, bytes]) -> bytes:
     """Return the key's secret that `headers` carry; empty if they carry none."""
-    value = headers.get(b"authorization")
-    if value is not None and value[:7].lower() == b"bearer ":
+    value = headers.get(b"authorization", b"")
+    if _is_bearer(value):
         return value[7:].strip()
     return headers.get(b"x-api-key", b"").strip()
+
+
+def _is_bearer(authorization: bytes) -> bool:
+    return authorization[:7].lower() == b"bearer "

@@ -80,7 +80,7 @@ class Core:
     def new_id(self) -> str:
         """Return a request id that no other process and no earlier start gives."""
         self._id_count += 1
-        return self._id_prefix + hex(self._id_count)[2:]
+        return f"{self._id_prefix}{self._id_count}"
 
     def opened(self, request: OpenRequest) -> None:
         """A request has come."""

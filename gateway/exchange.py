@@ -25,9 +25,10 @@ from gateway.relay import Plain, Streamed
 from gateway.router import Ask, choose, typical
 from gateway.server import ClientConnection
 from gateway.shadow import shadow
+from gateway.sink import UpstreamError
 from gateway.split import narrow
 from gateway.sse import StreamReader
-from gateway.upstream import UpstreamConnection, UpstreamError
+from gateway.upstream import UpstreamConnection
 from gateway.waiting import EVENT_STREAM, Wait
 from gateway.wire import Outcome
 
@@ -192,18 +193,15 @@ class Exchange:
         head = None if self._is_headed else (status, kind, extra)
         if kind.startswith(EVENT_STREAM):
             reader = StreamReader(
-                order.call.endpoint.api,
-                drop_usage=order.drop_usage,
+                order.call.endpoint.api, drop_usage=order.drop_usage,
                 drop_running=order.drop_running,
-            )
-            self._relay = Streamed(
-                self.client, reader, places=(self.deployment, replica), head=head
-            )
-        else:
-            self._relay = Plain(
-                self.client, order.call.endpoint, head=head or (status, b"", b""),
-                as_event=head is None,
             )  # fmt: skip
+            places = self.deployment, replica
+            self._relay = stream = Streamed(self.client, reader, places=places, head=head)
+            if self._connection is not None:
+                self._connection.passage = stream
+        else:
+            self._relay = Plain(self.client, order.call.endpoint, status, head=head)
 
     def answer_data(self, data: bytes) -> None:
         """Pass on a piece."""

@@ -31,16 +31,18 @@ _known: Final[dict[bytes, tuple[bytes, bytes]]] = {}
 _targets: Final[dict[bytes, bytes]] = {}
 """Target by request line."""
 
-_statuses: Final[dict[bytes, bytes]] = {}
+_statuses: Final[dict[bytes, int]] = {}
 """Status by status line."""
 
 
 class Head:
     """What stood in a head."""
 
-    def __init__(self, first: bytes, fields: dict[bytes, bytes], length: int) -> None:
-        self.first = first
-        """The target of a request; the three digits of an answer's status."""
+    def __init__(self, target: bytes, status: int, fields: dict[bytes, bytes], length: int) -> None:
+        self.target = target
+        """Of a request, else empty."""
+        self.status = status
+        """Of an answer, else 0."""
         self.fields = fields
         """By names in lower case, none of them there twice."""
         self.length = length
@@ -50,23 +52,25 @@ class Head:
 def request_head(head: bytes) -> Head | None:
     """Return what stands in the head of a POST (without its empty line); None if not plain."""
     lines = head.split(b"\r\n")
-    found = _head(_targets.get(lines[0]) or _target(lines[0]), lines)
+    target = _targets.get(lines[0]) or _target(lines[0])
+    found = _head(target, 0, lines) if target else None
     return found if found is not None and b"host" in found.fields else None
 
 
 def answer_head(head: bytes) -> Head | None:
     """Return what stands in the head of a final answer that has a body; None if not plain."""
     lines = head.split(b"\r\n")
-    return _head(_statuses.get(lines[0]) or _status(lines[0]), lines)
+    status = _statuses.get(lines[0]) or _status(lines[0])
+    return _head(b"", status, lines) if status else None
 
 
-def _head(first: bytes, lines: list[bytes]) -> Head | None:
-    """Return the head of `lines`; `first` is what was read of the first one, empty if nothing."""
-    fields = _fields(lines) if first else None
+def _head(target: bytes, status: int, lines: list[bytes]) -> Head | None:
+    """Return the head of `lines`; `target` or `status` is what was read of the first one."""
+    fields = _fields(lines)
     if fields is None:
         return None
     length = _length(fields)
-    return Head(first, fields, length) if length >= 0 else None
+    return Head(target, status, fields, length) if length >= 0 else None
 
 
 def _target(line: bytes) -> bytes:
@@ -82,17 +86,17 @@ def _target(line: bytes) -> bytes:
     return target
 
 
-def _status(line: bytes) -> bytes:
-    """Return the three digits of a status line; empty if it is not plain, or has no body."""
+def _status(line: bytes) -> int:
+    """Return the status in a status line; 0 if it is not plain, or has no body."""
     status = line[9:12]
     if line[:9] != b"HTTP/1.1 " or line[12:13] != b" " or line.translate(None, _VISIBLE):
-        return b""
+        return 0
     if not status.isdigit() or status < b"200" or status in (b"204", b"304"):
-        return b""
+        return 0
     if len(_statuses) >= _MOST_FIELDS:
         _statuses.clear()
-    _statuses[line] = status
-    return status
+    number = _statuses[line] = int(status)
+    return number
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:
@@ -135,14 +139,23 @@ def _length(fields: dict[bytes, bytes]) -> int:
     connection = fields.get(b"connection")
     if connection is not None and connection.lower() != b"keep-alive":
         return -1
-    text = fields.get(b"content-length", b"")
-    if not text.isdigit() or len(text) > _MOST_LENGTH_DIGITS:
+    text = fields.get(b"content-length")
+    if text is None or not 0 < len(text) <= _MOST_LENGTH_DIGITS:
         return -1
-    return int(text)
+    length = 0
+    for place in range(len(text)):
+        digit = text[place]
+        if not 48 <= digit <= 57:
+            return -1
+        length = length * 10 + digit - 48
+    return length
 
 
-def only_chunk(data: bytes) -> bytes:
-    """Return the content of `data` if it is exactly one chunk of a chunked body, else nothing."""
+def only_chunk(data: bytes) -> int:
+    """Return where the content begins if `data` is exactly one chunk of a chunked body, else 0.
+
+    The content ends two bytes before the end.
+    """
     size, place, length = 0, 0, len(data)
     while place < length and place < _MOST_SIZE_DIGITS:
         digit = data[place]
@@ -154,7 +167,7 @@ def only_chunk(data: bytes) -> bytes:
             break
         place += 1
     if size == 0 or data[0] == 48 or place + size + 4 != length:
-        return b""
+        return 0
     if data[place] != 13 or data[place + 1] != 10 or not data.endswith(b"\r\n"):
-        return b""
-    return data[place + 2 : -2]
+        return 0
+    return place + 2

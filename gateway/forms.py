@@ -18,7 +18,7 @@ import gateway
 COMPILED = (
     "account", "admission", "app", "auth", "books", "breaker", "call", "core", "exchange", "fields",
     "fleet", "heads", "intake", "limits", "meter", "order", "prefix", "reading", "record", "relay",
-    "request", "router", "server", "spool", "sse", "upstream",
+    "request", "router", "server", "sink", "spool", "sse", "upstream",
 )  # fmt: skip
 """Modules on the path of every request. Modules that define what msgspec decodes stay out."""
 

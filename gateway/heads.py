@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
 from gateway.errors import Problem
 
+_wall: Final[Callable[[], float]] = time.time
 _REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -15,7 +17,7 @@ class _Beginnings:
     """The first lines of answers of this second, one for each status."""
 
     def __init__(self) -> None:
-        self.second = 0
+        self.second = 0.0
         self.date = b""
         self.lines: dict[int, bytes] = {}
 
@@ -25,10 +27,10 @@ _now: Final = _Beginnings()
 
 def first_lines(status: int) -> bytes:
     """Return the status line and the Date header, formatted once a second."""
-    second = int(time.time())
-    if second != _now.second:
-        _now.second = second
-        _now.date = b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
+    wall = _wall()
+    if not 0.0 <= wall - _now.second < 1.0:
+        _now.second = float(math.floor(wall))
+        _now.date = b"date: " + formatdate(_now.second, usegmt=True).encode() + b"\r\n"
         _now.lines = {}
     lines = _now.lines.get(status)
     if lines is None:

@@ -5,6 +5,7 @@ limits. Called by `gateway.app` for every path in `ENDPOINTS`.
 """
 
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from hashlib import blake2b
 from typing import Final
@@ -18,18 +19,34 @@ from gateway.exchange import Exchange
 from gateway.fleet import Deployment
 from gateway.order import Order
 from gateway.passing import check_detour, pass_on
-from gateway.prefix import chain
+from gateway.prefix import chain, seed_of
 from gateway.request import Request
 from gateway.server import ClientConnection
 from gateway.wire import KeyRoute, ModelRoute
 
+_wall: Final[Callable[[], float]] = time.time
+_monotonic: Final[Callable[[], float]] = time.monotonic
+
 PLAIN_PREFIX = b"/apis/"
 _MOST_ID_BYTES = 64
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
-_MOST_SALTS: Final = 4096
+_MOST_TENANCIES: Final = 4096
 
-_salts: Final[dict[bytes, str]] = {}
-"""What engines are told to separate their caches by: the same for all requests of a tenant."""
+
+class _Tenancy:
+    """What separates the prefix caches of tenants, within one what the client separates, and
+    adapters of one engine from each other."""
+
+    def __init__(self, tenant: str, cache_salt: str, model: str) -> None:
+        salt = f"{tenant}\0{cache_salt}".encode()
+        self.seed = seed_of(b"%b\0%b" % (salt, model.encode()))
+        """Of the hashes of prompts."""
+        self.for_engines = blake2b(salt, digest_size=16).hexdigest() if tenant else ""
+        """What engines are told; adapters have caches of their own there."""
+
+
+_tenancies: Final[dict[tuple[str, str, str], _Tenancy]] = {}
+"""The same for all requests of a tenant."""
 
 
 def take_in(
@@ -69,7 +86,7 @@ def take_in_plain(
 
 
 def _known_key(core: Core, request: Request) -> KeyRoute:
-    key = core.keys.find(request.headers, time.time())
+    key = core.keys.find(request.headers, _wall())
     if core.is_draining:
         raise Refused(
             errors.busy("The gateway is stopping.", code="stopping", retry_after_seconds=1.0)
@@ -91,7 +108,7 @@ def _begin(
 
 def _check_budget(key: KeyRoute) -> None:
     if key.budget_exhausted:
-        raise Refused(_no_budget(key, time.time()))
+        raise Refused(_no_budget(key, _wall()))
 
 
 def _no_budget(key: KeyRoute, wall: float) -> Problem:
@@ -113,7 +130,7 @@ def _order(
     context_tokens = deployment.context_tokens
     if context_tokens is not None:
         prompt_tokens = min(prompt_tokens, context_tokens)
-    now = time.monotonic()
+    now = _monotonic()
     reservation = core.keys.use_of(key.id).take(key, prompt_tokens, now)
     if isinstance(reservation, Problem):
         deployment.tally.refused += 1
@@ -125,11 +142,11 @@ def _order(
     order.received_at = request.received_at
     order.prompt_tokens = prompt_tokens
     route = core.fleet.routes[call.model]
-    salt = _salt(key.tenant, call.cache_salt)
-    change = _rewrite(route, call, salt if key.tenant else b"")
+    tenancy = _tenancy(key.tenant, call.cache_salt, route.upstream_name or call.model)
+    change = _rewrite(route, call, tenancy.for_engines)
     order.body = rewritten(call, change)
     order.drop_usage, order.drop_running = change.add_usage, change.running_usage
-    order.blocks = chain(call.prompt, salt + _engine_name(route.upstream_name or call.model))
+    order.blocks = chain(call.prompt, tenancy.seed)
     headers = request.headers
     if b"x-request-id" in headers:
         order.client_request_id = _printable(headers[b"x-request-id"])
@@ -143,7 +160,7 @@ def _order(
     return order
 
 
-def _rewrite(route: ModelRoute, call: Call, salt: bytes) -> Rewrite:
+def _rewrite(route: ModelRoute, call: Call, salt: str) -> Rewrite:
     """Return what to change; `salt` separates tenants, empty = there are none."""
     change = Rewrite()
     endpoint = call.endpoint
@@ -153,27 +170,18 @@ def _rewrite(route: ModelRoute, call: Call, salt: bytes) -> Rewrite:
         change.add_usage = not call.wants_usage
         change.running_usage = route.exact_usage and not call.wants_running_usage
     if salt and endpoint.salted:
-        change.cache_salt = _salt_for_engines(salt)
+        change.cache_salt = salt
     return change
 
 
-def _salt(tenant: str, cache_salt: str) -> bytes:
-    """What separates the prefix caches of tenants, and within one what the client separates."""
-    return f"{tenant}\0{cache_salt}".encode()
-
-
-def _salt_for_engines(salt: bytes) -> str:
-    text = _salts.get(salt)
-    if text is None:
-        if len(_salts) >= _MOST_SALTS:
-            _salts.clear()
-        text = _salts[salt] = blake2b(salt, digest_size=16).hexdigest()
-    return text
-
-
-def _engine_name(name: str) -> bytes:
-    """Separates adapters of one engine: each has a cache of its own."""
-    return b"\0%b" % name.encode()
+def _tenancy(tenant: str, cache_salt: str, model: str) -> _Tenancy:
+    name = (tenant, cache_salt, model)
+    found = _tenancies.get(name)
+    if found is None:
+        if len(_tenancies) >= _MOST_TENANCIES:
+            _tenancies.clear()
+        found = _tenancies[name] = _Tenancy(tenant, cache_salt, model)
+    return found
 
 
 def _head_fields(request_id: str, headers: dict[bytes, bytes], deployment: Deployment) -> str:

@@ -7,11 +7,12 @@ passed in (monotonic seconds). Called by `gateway.exchange` and `gateway.peers`.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from gateway.errors import Problem, limited
 from gateway.wire import KeyRoute
 
-WINDOW_SECONDS = 60
+WINDOW_SECONDS: Final = 60
 
 
 class Bucket:

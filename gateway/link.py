@@ -9,7 +9,8 @@ from pathlib import Path
 
 from gateway.address import parse_url
 from gateway.ask import Question, ask
-from gateway.upstream import Pool, UpstreamError
+from gateway.sink import UpstreamError
+from gateway.upstream import Pool
 
 _UNAUTHORISED = 401
 

@@ -4,38 +4,55 @@ Plain integers on the hot path; `gateway.metrics` and `gateway.live` read them w
 by `gateway.exchange` and `gateway.relay`.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from gateway.shapes import Usage
 from gateway.wire import GAP_BUCKETS_SECONDS, TTFT_BUCKETS_SECONDS, Counts
 
 
-@dataclass(slots=True)
 class Histogram:
-    """Counts per bucket, not cumulative; the last bucket is for all above the bounds."""
+    """Counts per bucket; the last bucket is for all above the bounds.
 
-    bounds: tuple[float, ...]
-    buckets: list[int]
-    total: float = 0.0
-    latest: int = 0
-    """The bucket of the value counted last."""
+    Most values fall where the one before fell: such a run is one plain number, which goes to its
+    bucket when another one's turn comes, or when somebody reads.
+    """
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.total = 0.0
+        """Sum of all values."""
+        self._buckets = [0] * (len(bounds) + 1)
+        self._place = 0
+        """The bucket of the run."""
+        self._above = self._up_to = -1.0
+        """Its bounds."""
+        self._run = 0
+        """How many values it has so far."""
+
+    @property
+    def buckets(self) -> list[int]:
+        """Counts per bucket, not cumulative."""
+        self._end_run()
+        return self._buckets
 
     def observe(self, seconds: float) -> None:
-        """Count one value."""
-        self.buckets[_place(self.bounds, seconds)] += 1
+        """Count one value, 0 or more."""
+        if not self._above < seconds <= self._up_to:
+            self._begin_run(seconds)
+        self._run += 1
         self.total += seconds
 
+    def _begin_run(self, seconds: float) -> None:
+        self._end_run()
+        bounds = self.bounds
+        place = self._place = _place(bounds, seconds)
+        self._above = bounds[place - 1] if place > 0 else -1.0
+        self._up_to = bounds[place] if place < len(bounds) else math.inf
 
-def observe_in_both(one: Histogram, other: Histogram, seconds: float) -> None:
-    """Count one value in two histograms of the same bounds."""
-    bounds, place = one.bounds, one.latest
-    # Most gaps fall where the one before fell.
-    if not 0 < place < len(bounds) or not bounds[place - 1] < seconds <= bounds[place]:
-        place = one.latest = _place(bounds, seconds)
-    one.buckets[place] += 1
-    one.total += seconds
-    other.buckets[place] += 1
-    other.total += seconds
+    def _end_run(self) -> None:
+        self._buckets[self._place] += self._run
+        self._run = 0
 
 
 def _place(bounds: tuple[float, ...], seconds: float) -> int:
@@ -83,11 +100,11 @@ def reasoning_of(usage: Usage) -> int:
 
 
 def _ttft() -> Histogram:
-    return Histogram(TTFT_BUCKETS_SECONDS, [0] * (len(TTFT_BUCKETS_SECONDS) + 1))
+    return Histogram(TTFT_BUCKETS_SECONDS)
 
 
 def _gaps() -> Histogram:
-    return Histogram(GAP_BUCKETS_SECONDS, [0] * (len(GAP_BUCKETS_SECONDS) + 1))
+    return Histogram(GAP_BUCKETS_SECONDS)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,8 @@ from gateway.errors import Problem, Refused, Shape
 from gateway.fleet import Replica
 from gateway.request import Request
 from gateway.server import ClientConnection
-from gateway.upstream import Pool, UpstreamConnection, UpstreamError
+from gateway.sink import UpstreamError
+from gateway.upstream import Pool, UpstreamConnection
 from gateway.wire import KeyRoute
 
 MOST_OPEN = 256

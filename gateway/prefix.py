@@ -31,7 +31,12 @@ type Block = int
 _hash: Final[Callable[..., int]] = xxh3_64_intdigest
 
 
-def chain(prompt: bytes, salt: bytes) -> list[Block]:
+def seed_of(salt: bytes) -> int:
+    """Return what `chain` begins with: prompts under different salts share no hash."""
+    return _hash(salt)
+
+
+def chain(prompt: bytes, seed: int) -> list[Block]:
     """Return one 64-bit hash per whole block of `prompt`, each covering all blocks before it.
 
     XXH3, each block seeded with the hash before it. A collision can be made on purpose and does no
@@ -42,7 +47,7 @@ def chain(prompt: bytes, salt: bytes) -> list[Block]:
     length = min(len(prompt), MOST_BLOCKS * BLOCK_BYTES)
     if length < BLOCK_BYTES:
         return hashes
-    hashed = _hash(salt)
+    hashed = seed
     begin, end = 0, BLOCK_BYTES
     while end <= length:
         hashed = _hash(prompt[begin:end], hashed)

@@ -14,9 +14,9 @@ import msgspec
 
 from gateway.call import Endpoint
 from gateway.fleet import Deployment, Replica
-from gateway.meter import observe_in_both
 from gateway.server import ClientConnection
 from gateway.shapes import Usage, decode_answer, decode_usage
+from gateway.sink import Passage
 from gateway.sse import StreamReader
 
 GATHERED_BYTES = 1024 * 1024
@@ -39,19 +39,19 @@ class Plain:
         self,
         client: ClientConnection,
         endpoint: Endpoint,
+        status: int,
         *,
-        head: tuple[int, bytes, bytes],
-        as_event: bool,
+        head: tuple[int, bytes, bytes] | None,
     ) -> None:
         """`head` is status, content type and header lines.
 
-        `as_event` says that the client was sent a stream's head while it waited, so that the
-        answer (a refusal by the engine, as a rule) becomes its last event.
+        None: the client was sent a stream's head while it waited, so that the answer (a refusal by
+        the engine, as a rule) becomes its last event.
         """
         self._client = client
         self._counts_tokens = endpoint.counts_tokens
-        self._status, self._kind, self._extra = head
-        self._as_event = as_event
+        self._status, self._kind, self._extra = head or (status, b"", b"")
+        self._as_event = head is None
         self._parts: list[bytes] = []
         self._size = 0
         self._tail = b""
@@ -101,7 +101,7 @@ class Plain:
         return ""
 
     def _read(self, content: bytes) -> str:
-        if len(content) > TAIL_BYTES and _ABORT not in content:
+        if len(content) > TAIL_BYTES and content.find(_ABORT) < 0:
             self.usage = usage_at_end(content)
             if self.usage is not None:
                 return ""
@@ -120,9 +120,10 @@ def usage_at_end(tail: bytes) -> Usage | None:
 
     Inside a JSON string its quotes would be escaped: no text that a model writes is taken for it.
     """
-    _, found, rest = tail.rpartition(_USAGE)
-    if not found:
+    found = tail.rfind(_USAGE)
+    if found < 0:
         return None
+    rest = tail[found + len(_USAGE) :]
     depth, place, length = 0, 0, len(rest)
     while place < length:
         byte = rest[place]
@@ -139,7 +140,7 @@ def usage_at_end(tail: bytes) -> Usage | None:
         return None
 
 
-class Streamed:
+class Streamed(Passage):
     """One stream of events."""
 
     def __init__(
@@ -178,19 +179,24 @@ class Streamed:
         """What the engine said went wrong."""
         return self._reader.error
 
+    def pass_on(self, chunk: bytes, start: int) -> bool:
+        """Pass on a chunk that is the next ordinary event of a stream under way.
+
+        Returns False if it is not: `data` looks closer.
+        """
+        if not self.began or not self._reader.is_next(chunk, start):
+            return False
+        self._note_time()
+        self._client.send_chunk(chunk, start)
+        return True
+
     def data(self, content: bytes, packet: bytes, *, is_last: bool = False) -> None:
         """Pass on what the client may see, and note the gap.
 
         `packet` is `content` framed as one chunk, if it came so, else empty. `is_last` says that
         `end` follows at once.
         """
-        now = _monotonic()
-        if self.first_at:
-            observe_in_both(self._gaps, self._replica_gaps, now - self.last_at)
-        else:
-            self.first_at = now
-        self.last_at = now
-        self._replica.heard_at = now
+        self._note_time()
         passed = self._reader.feed(content)
         if not passed:
             return
@@ -201,6 +207,17 @@ class Streamed:
             self._last = passed
         else:
             self._send_first(passed)
+
+    def _note_time(self) -> None:
+        now = _monotonic()
+        if self.first_at:
+            gap_seconds = now - self.last_at
+            self._gaps.observe(gap_seconds)
+            self._replica_gaps.observe(gap_seconds)
+        else:
+            self.first_at = now
+        self.last_at = now
+        self._replica.heard_at = now
 
     def _send_first(self, passed: bytes) -> None:
         self.began = True

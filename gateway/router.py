@@ -29,7 +29,8 @@ LONG_PROMPTS: Final = 4.0
 """What a long prompt has to prefill, in usual ones; 3 to 6 do the same in the replay."""
 
 _LEARNING_RATE: Final = 0.01
-ALPHAS = {"latency": 0.0, "balanced": 0.3, "throughput": 0.5}
+BALANCED_ALPHA: Final = 0.3
+ALPHAS = {"latency": 0.0, "balanced": BALANCED_ALPHA, "throughput": 0.5}
 BOUNDED_LOAD_FACTOR = 1.25
 SLOW_START_RATIO = 0.25
 """Share of the mean load that a replica in slow start may hold."""
@@ -73,7 +74,7 @@ class Ask:
         self.now = now
         self.turn = 0
         """How many requests the deployment had before: for round robin."""
-        self.alpha = ALPHAS["balanced"]
+        self.alpha = BALANCED_ALPHA
         self.typical_tokens = 0.0
         """What requests had to prefill lately (`typical`); 0 as long as none came."""
 

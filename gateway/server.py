@@ -128,7 +128,7 @@ class ClientConnection:
         if missing < 0:
             return False
         self._version, self._close_after = "1.1", False
-        self._url, self._head = head.first, head.fields
+        self._url, self._head = head.target, head.fields
         if missing:
             self._state = _BODY
             self._missing_bytes = missing
@@ -209,19 +209,20 @@ class ClientConnection:
         """Send one whole answer. `extra` are whole header lines."""
         if self._state == _CLOSED:
             return
+        closes = self._closes()
         self._transport.write(
             b"%bcontent-type: %b\r\ncontent-length: %d\r\n%b%b\r\n%b"
             % (
                 first_lines(status),
                 kind,
                 len(content),
-                b"connection: close\r\n" if self._closes() else b"",
+                b"connection: close\r\n" if closes else b"",
                 extra,
                 content,
             )
         )
         self.bytes_out += len(content)
-        self._answered()
+        self._answered(closes=closes)
 
     def refuse(self, problem: Problem, shape: Shape, *, extra: bytes = b"") -> None:
         """Send `problem` as one whole answer."""
@@ -262,6 +263,14 @@ class ClientConnection:
         else:
             self._transport.write(data)
 
+    def send_chunk(self, chunk: bytes, start: int) -> None:
+        """Send a piece that is framed as one chunk; its content begins at `start`."""
+        if not self._is_chunked:
+            self.send(chunk[start:-2])
+        elif self._state == _ANSWER:
+            self.bytes_out += len(chunk) - start - 2
+            self._transport.write(chunk)
+
     def end(self, *, last: bytes = b"", close: bool = False) -> None:
         """End the answer that was begun, after its last piece."""
         if self._state != _ANSWER:
@@ -272,8 +281,7 @@ class ClientConnection:
             ending += b"0\r\n\r\n"
         if ending:
             self._transport.write(ending)
-        self._close_after = self._close_after or close
-        self._answered()
+        self._answered(closes=close or self._closes())
 
     def _framed(self, data: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(data), data) if data and self._is_chunked else data
@@ -287,12 +295,12 @@ class ClientConnection:
     def _closes(self) -> bool:
         return self._close_after or self._pipelined or self._app.is_draining
 
-    def _answered(self) -> None:
+    def _answered(self, *, closes: bool) -> None:
         self.holder = None
         if self._pipelined:
             self._pipelined = False
             self._fail(invalid("Pipelining is not supported: wait for each answer."))
-        elif self._closes():
+        elif closes:
             self._close()
         else:
             self._state = _IDLE

@@ -16,9 +16,10 @@ from gateway.meter import cached_of, output_of, prompt_of
 from gateway.order import Order
 from gateway.relay import TAIL_BYTES, usage_at_end
 from gateway.shapes import Usage
+from gateway.sink import UpstreamError
 from gateway.split import point, ready_of
 from gateway.sse import StreamReader
-from gateway.upstream import UpstreamConnection, UpstreamError
+from gateway.upstream import UpstreamConnection
 from gateway.waiting import EVENT_STREAM
 from gateway.wire import Outcome, UsageRecord
 

@@ -30,6 +30,7 @@ _ORDINARY_START = {
     Api.MESSAGES: b"event: content_block_delta\n",
 }
 _NEWLINE: Final = 10
+_RETURN: Final = 13
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 _ABORTED = "abort"
 
@@ -58,7 +59,8 @@ class StreamReader:
         self._mark = _ORDINARY.get(api) if not drop_running else None
         self._start = _ORDINARY_START.get(api)
         self._ending = b""
-        """How ordinary events of this stream end, from the mark on; empty until one was seen."""
+        """How a chunk that is one ordinary event of this stream ends, from the mark on; empty until
+        such an event was seen."""
         self._drop_usage = drop_usage
         self._drop_running = drop_running
         self._rest: list[bytes] = []
@@ -78,14 +80,23 @@ class StreamReader:
         """True if the answer came to its proper end."""
         return self.is_finished and self.error is None and not b"".join(self._rest).strip()
 
+    def is_next(self, chunk: bytes, start: int) -> bool:
+        """Take in a framed chunk if it is one event that ends as the ordinary ones before it.
+
+        Its content begins at `start`. Returns False if nothing was taken in.
+        """
+        ending = self._ending
+        end = len(chunk) - len(ending)
+        if not ending or self._rest or end < start or not chunk.endswith(ending):
+            return False
+        if _NEWLINE in chunk[start:end]:
+            return False
+        self.chunks += 1
+        return True
+
     def feed(self, data: bytes) -> bytes:
         """Take in a piece of the stream; return what the client may see of it."""
         if not self._rest:
-            ending = self._ending
-            if ending and data.endswith(ending) and _NEWLINE not in data[: -len(ending)]:
-                # One event, and it ends as the ordinary ones of this stream do.
-                self.chunks += 1
-                return data
             ordinary = self._ordinary_events(data)
             if ordinary:
                 self.chunks += ordinary
@@ -95,13 +106,13 @@ class StreamReader:
     def _ordinary_events(self, data: bytes) -> int:
         """Return how many events `data` is made of; 0 unless all are whole and ordinary."""
         first, end, others = data.partition(b"\n\n")
-        if not end or b"\r" in data:
+        if not end or _RETURN in data:
             return 0
         if not others:
             if not self._is_ordinary(first):
                 return 0
             if self._mark is not None:
-                self._ending = data[data.find(self._mark) :]
+                self._ending = data[data.find(self._mark) :] + b"\r\n"
             return 1
         if not data.endswith(b"\n\n"):
             return 0
@@ -114,19 +125,18 @@ class StreamReader:
     def _is_ordinary(self, event: bytes) -> bool:
         mark, start = self._mark, self._start
         if mark is not None:
-            return mark in event
+            return event.find(mark) >= 0
         return start is not None and event.startswith(start)
 
     def _feed_slowly(self, data: bytes) -> bytes:
         self._rest.append(data)
         self._rest_bytes += len(data)
-        if b"\n" not in data and self._rest_bytes <= MOST_EVENT_BYTES:
+        if _NEWLINE not in data and self._rest_bytes <= MOST_EVENT_BYTES:
             return b""  # a long event in many pieces: searched once, when its end may be there
         data = b"".join(self._rest)
         passed, position = [], 0
-        for end in _END_OF_EVENT.finditer(data):
-            event = data[position : end.end()]
-            position = end.end()
+        for event in _whole_events(data):
+            position += len(event)
             passed.append(self._event(event))
         rest = data[position:]
         if len(rest) > MOST_EVENT_BYTES:
@@ -204,6 +214,17 @@ class StreamReader:
         fields = msgspec.json.decode(payload)
         fields.pop("usage", None)
         return b"data: " + msgspec.json.encode(fields) + b"\n\n"
+
+
+def _whole_events(data: bytes) -> list[bytes]:
+    """Return the whole events that `data` begins with, each with the empty line that ends it."""
+    if _RETURN not in data:
+        return [event + b"\n\n" for event in data.split(b"\n\n")[:-1]]
+    events, position = [], 0
+    for end in _END_OF_EVENT.finditer(data):
+        events.append(data[position : end.end()])
+        position = end.end()
+    return events
 
 
 def _payload(event: bytes) -> bytes:

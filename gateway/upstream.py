@@ -11,12 +11,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 import httptools
 
 from gateway.address import Address
 from gateway.fields import answer_head, only_chunk
+from gateway.sink import Passage, Sink, UpstreamError
 
 IDLE_SECONDS: Final = 4.0
 """uvicorn, in front of vLLM, closes idle connections after 5 s; ours go first."""
@@ -29,36 +30,6 @@ _MOST_HEADS = 32
 _UNREAD_BYTES = 256 * 1024  # of an answer, in the kernel, whose own limit is up to 32 MB
 
 _monotonic: Final[Callable[[], float]] = time.monotonic
-
-
-class UpstreamError(Exception):
-    """The replica could not be reached, or its answer broke off."""
-
-    def __init__(self, message: str, *, was_sent: bool, was_reused: bool = False) -> None:
-        super().__init__(message)
-        self.was_sent = was_sent
-        """False if no byte of the request can have been acted upon."""
-        self.was_reused = was_reused
-        """True if an idle connection turned out to be dead before any byte of an answer came."""
-
-
-class Sink(Protocol):
-    """Who receives an answer."""
-
-    def connected(self, connection: "UpstreamConnection") -> None:
-        """A connection is there: send on it."""
-
-    def answer_began(self, status: int, headers: dict[bytes, bytes]) -> None:
-        """The head is there."""
-
-    def answer_data(self, data: bytes) -> None:
-        """A piece of the body is there."""
-
-    def answer_ended(self) -> None:
-        """The answer is complete."""
-
-    def answer_lost(self, error: UpstreamError) -> None:
-        """No (more) answer will come."""
 
 
 class Pool:
@@ -196,7 +167,7 @@ class UpstreamConnection:
     __slots__ = (
         "_at_chunk", "_began", "_body", "_ended", "_headers", "_is_parsing", "_is_paused",
         "_is_reusable", "_parser", "_sink", "_status", "_transport", "_uses", "idle_since",
-        "is_last", "packet", "pool",
+        "is_last", "packet", "passage", "pool",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -218,6 +189,8 @@ class UpstreamConnection:
         self.idle_since = 0.0
         self.packet = b""
         """What came from the engine, while a piece is passed on that is its one chunk."""
+        self.passage: Passage | None = None
+        """Set by the sink while an answer is a stream."""
         self.is_last = False
         """The piece that is passed on is the last: `answer_ended` follows at once."""
 
@@ -227,6 +200,7 @@ class UpstreamConnection:
         """Make ready for one request of `sink`."""
         self._sink = sink
         self._headers, self._body = {}, []
+        self.passage = None
         self._at_chunk = False
         self._began = self._ended = self._is_parsing = self._is_reusable = self.is_last = False
         self._uses += 1
@@ -277,11 +251,13 @@ class UpstreamConnection:
             self._transport.abort()  # an answer that nobody asked for
             return
         if self._at_chunk:
-            payload = only_chunk(data)
-            if payload:
-                self.packet = data
-                sink.answer_data(payload)
-                self.packet = b""
+            start = only_chunk(data)
+            if start > 0:
+                passage = self.passage
+                if passage is None or not passage.pass_on(data, start):
+                    self.packet = data
+                    sink.answer_data(data[start:-2])
+                    self.packet = b""
                 return
         elif not self._is_parsing and self._is_whole(sink, data):
             return
@@ -312,7 +288,7 @@ class UpstreamConnection:
         if head is None or head.length != len(content):
             return False
         self._began = self._is_reusable = True
-        self._status, self._headers = int(head.first), head.fields
+        self._status, self._headers = head.status, head.fields
         sink.answer_began(self._status, self._headers)
         if content and self._sink is not None:
             sink.answer_data(content)
@@ -383,6 +359,7 @@ class UpstreamConnection:
     def _finish(self) -> None:
         sink, self._sink = self._sink, None
         self._ended = False
+        self.passage = None
         if self._is_paused:
             self.resume()
         if self._is_reusable and not self._transport.is_closing():

@@ -13,7 +13,7 @@ from gateway.ask import Question, ask
 from gateway.core import Core
 from gateway.fleet import Deployment, Replica
 from gateway.server import ClientConnection
-from gateway.upstream import UpstreamError
+from gateway.sink import UpstreamError
 
 QUEUE_PERIOD_SECONDS = 0.1
 SWEEP_PERIOD_SECONDS = 1.0

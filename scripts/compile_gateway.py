@@ -28,6 +28,11 @@ _CHECKS = (
     "--config-file=", "--strict", "--ignore-missing-imports", "--no-warn-unused-ignores",
 )  # fmt: skip
 
+_FLAGS = (
+    # The modules are one library: its functions call each other without a detour over its symbols.
+    "-fno-semantic-interposition", "-fvisibility=hidden", "-fno-plt",
+)  # fmt: skip
+
 
 def main() -> int:
     """Return the exit code."""
@@ -100,6 +105,8 @@ def _compile(folder: Path) -> None:
         opt_level="2", debug_level="0", multi_file=True, group_name="hearth_gateway",
         target_dir=str(folder / "c"),
     )  # fmt: skip
+    for extension in extensions:
+        extension.extra_compile_args += _FLAGS
     build = build_ext(Distribution({"name": "gateway", "ext_modules": extensions}))
     build.build_lib, build.build_temp = str(folder / "lib"), str(folder / "objects")
     build.ensure_finalized()

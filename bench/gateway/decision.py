@@ -9,7 +9,7 @@ import random
 import time
 
 from bench.main.figures import Result, quantile
-from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain
+from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain, seed_of
 from gateway.router import Ask, Candidate, choose
 
 REPLICAS = 16
@@ -49,7 +49,7 @@ def measure() -> Result:
 
 
 def _decide(prompt: bytes, replicas: list[Candidate], prefixes: PrefixIndex, turn: int) -> None:
-    blocks = chain(prompt, b"tenant")
+    blocks = chain(prompt, seed_of(b"tenant"))
     ask = Ask(
         blocks=blocks,
         block_tokens=BLOCK_BYTES / BYTES_PER_TOKEN,

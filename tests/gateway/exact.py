@@ -9,7 +9,7 @@ from pathlib import Path
 
 from agents.wire import EVENTS_SOCKET, REPLAY_SOCKET
 from gateway.kv_feed import follow_events
-from gateway.prefix import Block, chain
+from gateway.prefix import Block, chain, seed_of
 from tests.gateway.client import Answer
 from tests.gateway.harness import Harness, gateway, table, until
 
@@ -51,4 +51,4 @@ def cached(answer: Answer) -> int:
 
 def blocks_of(chat: dict, model: str) -> list[Block]:
     """Return the prefix hashes of a chat of the harness's key."""
-    return chain(json.dumps(chat["messages"]).encode(), f"\0\0{model}".encode())
+    return chain(json.dumps(chat["messages"]).encode(), seed_of(f"\0\0{model}".encode()))

@@ -68,7 +68,7 @@ class TestRequestHead:
         if found is not None:
             seen = parsed(text, found.length)
             assert seen.is_whole
-            assert seen.url == found.first
+            assert seen.url == found.target
             assert dict(seen.fields) == found.fields
             assert len(seen.fields) == len(found.fields)
 
@@ -106,7 +106,7 @@ class TestRequestHead:
         found = request_head(head(*PLAIN, *lines))
 
         assert found is not None
-        assert (found.first, found.length) == (b"/v1/chat/completions", 3)
+        assert (found.target, found.length) == (b"/v1/chat/completions", 3)
         assert (found.fields[b"x-empty"], found.fields[b"x-b"]) == (b"", b"a: b")
 
 
@@ -115,7 +115,7 @@ class TestAnswerHead:
         found = answer_head(head(*PLAIN, start=b"HTTP/1.1 200 OK"))
 
         assert found is not None
-        assert (found.first, found.length) == (b"200", 3)
+        assert (found.status, found.length) == (200, 3)
 
     @pytest.mark.parametrize(
         "start",

@@ -70,7 +70,7 @@ def prompt(blocks: int, words: bytes = b"once upon a time ") -> bytes:
 
 def serve(index: PrefixIndex, engine: Engine, text: bytes, request_id: str = "req-1") -> None:
     """Send `text` to `engine` and let it answer."""
-    blocks = chain(text, b"")
+    blocks = chain(text, 0)
     index.place(engine.name, blocks)
     index.exact.began(request_id, engine.name, blocks)
     engine.compute(text, request_id)
@@ -81,12 +81,12 @@ class TestResidency:
     def test_sees_what_an_engine_evicted(self, index, residency):
         engine, text = Engine(residency, "a"), prompt(8)
         serve(index, engine, text)
-        before = index.match(chain(text, b""))
+        before = index.match(chain(text, 0))
 
         engine.evict(text, keep_tokens=3 * 128)
 
         assert before == {"a": 8}
-        assert index.match(chain(text, b""))["a"] == 3
+        assert index.match(chain(text, 0))["a"] == 3
 
     def test_sees_what_other_gateways_brought_there(self, index, residency):
         first, second = Engine(residency, "a"), Engine(residency, "b", seed="another")
@@ -95,14 +95,14 @@ class TestResidency:
 
         second.compute(text[: 6 * BLOCK_BYTES], session="of-another-gateway")
 
-        assert index.match(chain(text, b"")) == {"a": 8, "b": 6}
+        assert index.match(chain(text, 0)) == {"a": 8, "b": 6}
 
     def test_a_longer_text_counts_up_to_what_is_held(self, index, residency):
         engine, text = Engine(residency, "a"), prompt(12)
         serve(index, engine, text[: 8 * BLOCK_BYTES])
         engine.evict(text, keep_tokens=2 * 128)
 
-        assert index.match(chain(text, b""))["a"] == 2
+        assert index.match(chain(text, 0))["a"] == 2
 
     def test_the_next_turn_is_learned_though_it_stores_only_its_end(self, index, residency):
         engine, text = Engine(residency, "a"), prompt(12)
@@ -111,22 +111,22 @@ class TestResidency:
 
         engine.evict(text, keep_tokens=10 * 128)
 
-        assert index.match(chain(text, b""))["a"] == 10
+        assert index.match(chain(text, 0))["a"] == 10
 
     def test_a_request_in_flight_holds_its_blocks(self, index, residency):
         engine, text = Engine(residency, "a"), prompt(8)
         serve(index, engine, text)
         engine.evict(text, keep_tokens=0)
 
-        residency.began("req-2", "a", chain(text, b""))
-        during = index.match(chain(text, b""))["a"]
+        residency.began("req-2", "a", chain(text, 0))
+        during = index.match(chain(text, 0))["a"]
         residency.ended("req-2", 0, 0)
 
-        assert (during, index.match(chain(text, b""))["a"]) == (8, 0)
+        assert (during, index.match(chain(text, 0))["a"]) == (8, 0)
 
     def test_events_may_come_after_the_request_has_ended(self, index, residency):
         engine, text = Engine(residency, "a"), prompt(8)
-        blocks = chain(text, b"")
+        blocks = chain(text, 0)
         index.place("a", blocks)
         residency.began("req-1", "a", blocks)
         residency.ended("req-1", len(text), len(text) // 4)
@@ -143,11 +143,11 @@ class TestResidency:
 
         residency.complete("a", is_complete=False)
 
-        assert index.match(chain(text, b"")) == {"a": 8}
+        assert index.match(chain(text, 0)) == {"a": 8}
 
     def test_text_that_leads_nowhere_is_left_to_the_index(self, index, residency):
         Engine(residency, "a")
-        blocks = chain(prompt(8), b"")
+        blocks = chain(prompt(8), 0)
         index.place("a", blocks)
 
         assert index.match(blocks) == {"a": 8}
@@ -161,7 +161,7 @@ class TestResidency:
         residency.apply("b", [salted])
         residency.complete("b", is_complete=True)
 
-        assert index.match(chain(text, b"")) == {"a": 4, "b": 0}
+        assert index.match(chain(text, 0)) == {"a": 4, "b": 0}
 
     def test_all_is_gone_when_an_engine_drops_everything(self, index, residency):
         engine, text = Engine(residency, "a"), prompt(4)
@@ -169,7 +169,7 @@ class TestResidency:
 
         residency.apply("a", [Cleared()])
 
-        assert index.match(chain(text, b""))["a"] == 0
+        assert index.match(chain(text, 0))["a"] == 0
 
     def test_remembers_a_bounded_number_of_texts(self, residency, monkeypatch):
         monkeypatch.setattr("gateway.residency.MOST_TEXTS", 10)
@@ -177,7 +177,7 @@ class TestResidency:
         engine = Engine(residency, "a")
         for number in range(5):
             text = prompt(4, b"text number %d " % number)
-            residency.began(f"req-{number}", "a", chain(text, b""))
+            residency.began(f"req-{number}", "a", chain(text, 0))
             engine.compute(text, f"req-{number}")
             residency.ended(f"req-{number}", len(text), len(text) // 4)
 

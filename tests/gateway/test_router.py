@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.breaker import FAILURES_TO_OPEN, Breaker
-from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain
+from gateway.prefix import BLOCK_BYTES, PrefixIndex, chain, seed_of
 from gateway.router import Ask, Candidate, choose, typical
 
 
@@ -44,7 +44,7 @@ class TestPrefixIndex:
     def test_a_longer_conversation_shares_the_blocks_of_a_shorter_one(self):
         short, long = text(1000), text(1000) + text(500, seed=1)
 
-        shared = chain(short, b""), chain(long, b"")
+        shared = chain(short, 0), chain(long, 0)
 
         assert shared[1][: len(shared[0])] == shared[0]
         assert len(shared[1]) > len(shared[0])
@@ -52,14 +52,14 @@ class TestPrefixIndex:
     def test_one_byte_at_the_start_changes_every_block(self):
         prompt = text(1000)
 
-        assert not set(chain(prompt, b"")) & set(chain(b"x" + prompt[1:], b""))
+        assert not set(chain(prompt, 0)) & set(chain(b"x" + prompt[1:], 0))
 
     def test_tenants_share_nothing(self):
-        assert not set(chain(text(1000), b"a")) & set(chain(text(1000), b"b"))
+        assert not set(chain(text(1000), seed_of(b"a"))) & set(chain(text(1000), seed_of(b"b")))
 
     def test_tells_how_deep_each_replica_matches(self):
         prefixes = index(candidate("a"), candidate("b"), candidate("c"))
-        blocks = chain(text(2000), b"")
+        blocks = chain(text(2000), 0)
         prefixes.place("a", blocks)
         prefixes.place("b", blocks[:3])
 
@@ -282,5 +282,5 @@ class TestBreaker:
 
 
 def test_blocks_are_whole():
-    assert len(chain(b"x" * (2 * BLOCK_BYTES + 1), b"")) == 2
-    assert chain(b"x" * (BLOCK_BYTES - 1), b"") == []
+    assert len(chain(b"x" * (2 * BLOCK_BYTES + 1), 0)) == 2
+    assert chain(b"x" * (BLOCK_BYTES - 1), 0) == []

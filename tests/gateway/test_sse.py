@@ -25,6 +25,13 @@ WHOLE = (
 )  # fmt: skip
 
 
+NEXT = event(chat_chunk("b"))
+ENDING = event(chat_chunk("", "stop"))
+PART = st.sampled_from(
+    [NEXT, NEXT[:30], NEXT[30:], NEXT[:-1], b"\n", b"\r\n", b": x", DONE, ENDING]
+)
+
+
 def read(api: Api, *pieces: bytes, drop_usage: bool = True) -> tuple[StreamReader, bytes]:
     reader = StreamReader(api, drop_usage=drop_usage)
     return reader, b"".join(reader.feed(piece) for piece in pieces)
@@ -57,6 +64,22 @@ class TestStreamReader:
 
         assert passed == stream
         assert reader.is_whole
+
+    @given(st.lists(PART, max_size=5), st.lists(PART, max_size=5))
+    def test_takes_a_chunk_at_sight_only_where_a_closer_look_says_the_same(self, before, parts):
+        start = b"".join(before) or NEXT
+        (quick, _), (slow, _) = read(Api.CHAT, start), read(Api.CHAT, start)
+        content = b"".join(parts)
+
+        if quick.is_next(b"%07x\r\n%b\r\n" % (len(content), content), 9):
+            assert slow.feed(content) == content
+        assert slow.chunks == quick.chunks
+
+    def test_takes_the_next_chunk_of_a_stream_at_sight(self):
+        reader, _ = read(Api.CHAT, event(chat_chunk("a")))
+
+        assert reader.is_next(b"%07x\r\n%b\r\n" % (len(NEXT), NEXT), 9)
+        assert reader.chunks == 2
 
     @pytest.mark.parametrize("separator", [b"\r\n\r\n", b"\n\n"])
     def test_takes_either_line_end(self, separator):
