@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.gateway import decision, programs, replay, traffic
+from bench.gateway import cost, decision, programs, replay, traffic
 from bench.main.figures import Result
 
 TRACE = programs.ROOT.parent / "shared" / "traces" / "mooncake_conversation_trace.jsonl"
@@ -28,7 +28,7 @@ def main() -> int:
     peers = [peer for peer in traffic.PEERS if not options.peer or peer[0] in options.peer]
     parts: dict[str, Callable[[Path], Result]] = {
         "decision": lambda _folder: decision.measure(),
-        "cpu": lambda folder: traffic.cpu(folder, peers),
+        "cpu": lambda folder: cost.cpu(folder, peers),
         "latency": lambda folder: traffic.latency(folder, peers),
         "memory": traffic.memory,
         "replay": lambda _folder: replay.measure(options.trace),

@@ -1,7 +1,7 @@
-"""What traffic costs: CPU per request, latency added, memory. Gateway and peers by the same load.
+"""What traffic costs: latency added, memory. Gateway and peers by the same load.
 
-CPU is of the measured process alone, all threads, from the scheduler's own account, so the load
-generator and the engines on the same machine do not count. Called by `bench.gateway.__main__`.
+Called by `bench.gateway.__main__`; what CPU it costs is measured by `bench.gateway.cost`, by the
+same means.
 """
 
 import asyncio
@@ -20,9 +20,7 @@ from bench.gateway.programs import Program
 from bench.main.figures import Result, quantile
 
 ROUNDS = 3
-PLAIN_REQUESTS = 6000
 STREAM_CHUNKS = 64
-STREAM_REQUESTS = 500
 CONNECTIONS = 32
 STREAM_STEP_MS = 8.0
 PER_SECOND = 200.0
@@ -51,48 +49,15 @@ class RunFailedError(Exception):
     """Something went wrong under load, so the figures do not count."""
 
 
-def cpu(folder: Path, peers: Peers = PEERS) -> Result:
-    """CPU per plain and per streamed request, beside the peers'."""
-    result = Result(part="cpu", question="what does a request cost the gateway?")
-    plain = _compare(folder, result, peers, stream=False)
-    streamed = _compare(folder, result, peers, stream=True)
-    _add(result, f"CPU per request, {PROMPT_BYTES // 1024} kB prompt", plain, 0.75)
-    _add(result, f"CPU per streamed request of {STREAM_CHUNKS} chunks", streamed, 0.80)
-    result.table.insert(0, ("program", "kind", "us per request", "rounds"))
-    return result
-
-
-def _add(result: Result, name: str, found: dict[str, float], share: float) -> None:
-    base = found.get(BASE)
-    result.add(name, found["hearth"], "us", at_most=share * base if base else None)
-    if base:
-        result.add(f"  the same as a share of {BASE}", found["hearth"] / base, "", at_most=share)
-    else:
-        print(f"  {BASE}: peer not measured (no environment at {programs.PEERS})")
-
-
-def _compare(folder: Path, result: Result, peers: Peers, *, stream: bool) -> dict[str, float]:
-    """Measure each program `ROUNDS` times in turn; return its median microseconds a request."""
-    found: dict[str, list[float]] = {}
-    with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports:
-        for _ in range(ROUNDS):
-            for start in _subjects(folder, ports, peers):
-                with start as program:
-                    cost = _measured(program, lambda program: _cost(program, stream=stream))
-                    if program is not None and cost is not None:
-                        found.setdefault(program.name, []).append(cost)
-    for name, costs in found.items():
-        rounds = " ".join(f"{cost:.0f}" for cost in costs)
-        kind = "streamed" if stream else "plain"
-        result.table.append((name, kind, f"{statistics.median(costs):.0f}", rounds))
-    return {name: statistics.median(costs) for name, costs in found.items()}
-
-
-def _subjects(
+def subjects(
     folder: Path, ports: list[int], peers: Peers
 ) -> Iterator[AbstractContextManager[Program | None]]:
-    yield programs.gateway(folder, ports)
-    yield programs.gateway(folder, ports, form="interpreted")
+    """Yield how to start each program; None where one cannot be measured."""
+    for form in ("", "interpreted"):
+        # Apart, so that those of one time are no peers of each other.
+        home = folder / (form or "compiled")
+        home.mkdir(exist_ok=True)
+        yield programs.gateway(home, ports, form=form)
     for name, policy in peers:
         yield programs.peer(name, policy, ports)
 
@@ -110,26 +75,16 @@ def _measured[T](program: Program | None, measure: Callable[[Program], T]) -> T 
         return None
 
 
-def _cost(program: Program, *, stream: bool) -> float:
-    count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
-    load = Load(program.port, requests(stream=stream))
-    _run(program.name, load.closed_loop(count // 5, CONNECTIONS))
-    before = program.cpu_seconds()
-    tally = _run(program.name, load.closed_loop(count, CONNECTIONS))
-    spent = program.cpu_seconds() - before
-    _check(program, tally, count + count // 5)
-    return spent / count * 1e6
-
-
-def _run(name: str, load: Coroutine[None, None, Tally]) -> Tally:
+def run(name: str, load: Coroutine[None, None, Tally]) -> Tally:
+    """Run `load` against the program `name`. Raises RunFailedError if it does not end."""
     try:
         return asyncio.run(asyncio.wait_for(load, _MOST_LOAD_SECONDS))
     except TimeoutError as error:
         raise RunFailedError(f"{name}: no end of the load in {_MOST_LOAD_SECONDS:g} s") from error
 
 
-def _check(program: Program, tally: Tally, sent: int) -> None:
-    """Refuse figures of a run in which something went wrong."""
+def check(program: Program, tally: Tally, sent: int) -> None:
+    """Refuse figures of a run in which something went wrong; `sent` is of the whole program."""
     if tally.failed:
         raise RunFailedError(f"{program.name}: {tally.failed} requests failed")
     if program.usage_log is None:
@@ -148,7 +103,7 @@ def latency(folder: Path, peers: Peers = PEERS) -> Result:
     with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports:
         for _ in range(ROUNDS):
             _add_round(
-                found, _quantiles(_steady("direct", ports[0])), _subjects(folder, ports, peers)
+                found, _quantiles(_steady("direct", ports[0])), subjects(folder, ports, peers)
             )
     medians = {
         name: [statistics.median(column) for column in zip(*rounds, strict=True)]
@@ -182,7 +137,7 @@ def _add_round(
 
 def _checked_quantiles(program: Program) -> tuple[float, float]:
     tally = _steady(program.name, program.port)
-    _check(program, tally, WARM_UP + STEADY_REQUESTS)
+    check(program, tally, WARM_UP + STEADY_REQUESTS)
     return _quantiles(tally)
 
 
@@ -193,8 +148,8 @@ def _quantiles(tally: Tally) -> tuple[float, float]:
 
 def _steady(name: str, port: int) -> Tally:
     load = Load(port, requests(stream=False))
-    _run(name, load.steady(WARM_UP, PER_SECOND, CONNECTIONS))
-    return _run(name, load.steady(STEADY_REQUESTS, PER_SECOND, CONNECTIONS))
+    run(name, load.steady(WARM_UP, PER_SECOND, CONNECTIONS))
+    return run(name, load.steady(STEADY_REQUESTS, PER_SECOND, CONNECTIONS))
 
 
 def memory(folder: Path) -> Result:
