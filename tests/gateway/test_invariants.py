@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 
 from hypothesis import HealthCheck, given, settings
@@ -128,10 +129,10 @@ async def _check(client, head, is_stream: bool) -> None:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
-    requests=st.lists(REQUEST, min_size=1, max_size=14),
+    requests=st.lists(REQUEST, min_size=4, max_size=16),
     moods=st.lists(st.lists(ENGINE, min_size=1, max_size=6), min_size=1, max_size=3),
-    slots=st.integers(1, 4),
-    queue=st.integers(0, 8),
+    slots=st.integers(1, 2),
+    queue=st.integers(0, 12),
     moves=st.lists(MOVE, max_size=4),
     seed=st.integers(0, 1000),
 )
@@ -140,7 +141,15 @@ def test_one_record_each_and_nothing_left(
 ):
     folder = tmp_path_factory.mktemp("run")
 
-    asyncio.run(_story(folder, requests, moods, slots, queue, moves, seed))
+    asyncio.run(_whole(folder, requests, moods, slots, queue, moves, seed))
+
+
+async def _whole(*told) -> None:
+    """Tell the story; after it no task and no open file is left that was not there before."""
+    files = len(os.listdir("/proc/self/fd"))
+    await _story(*told)
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= files)
 
 
 async def _move(gw: Harness, route: dict, first: Upstream, moves) -> None:
