@@ -6,6 +6,8 @@ Read in its source; `tests/apps/rag/test_steady.py` holds what is here to what i
   at 2 MB, and when a collection was left alone for a second.
 - While a flush is under way its rows are in no list that a search reads, and a write at that moment
   is split between two logs. So a flush runs alone, and writes to one collection take turns.
+- A flush that fails leaves its rows in the log alone, and the next one that does not deletes that
+  log. So the process ends at once: its successor reads the log first.
 - Two first callers at once open a collection twice. So opening takes turns.
 
 What makes it fast is in `swift`. Loaded by `vectord` alone, before it serves. Milvus Lite is pinned
@@ -14,6 +16,7 @@ to this version.
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +37,9 @@ _WRITES = (
     *("hearth_append", "insert", "upsert", "delete"),
     *("create_index", "load", "release", "close"),
 )
+
+FLUSH_FAILED = 3
+"""Exit code of a process that could not flush."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,11 +118,12 @@ def flush_still(held: MilvusLite, now: float) -> None:
         if now - turns.written_at < STILL_SECONDS or not collection._memtable.size():
             continue
         with turns.writing:
-            try:
-                collection.flush()
-            except Exception:
-                # The outermost loop of the process: the rows are in the log, next time again.
-                logger.exception("%s could not be flushed", collection.name)
+            collection.flush()
+
+
+def end_process() -> None:
+    """End this process as it stands: nothing more may be written or deleted by it."""
+    os._exit(FLUSH_FAILED)
 
 
 def _reads(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,6 +153,11 @@ def _flushes(call: Callable[..., Any]) -> Callable[..., Any]:
     def alone(self: Collection, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         turns = turns_of(self)
         with turns.writing, turns.flushing():
-            return call(self, *args, **kwargs)
+            try:
+                return call(self, *args, **kwargs)
+            except Exception:
+                logger.exception("%s could not be flushed; begin again from the log", self.name)
+                end_process()
+                raise
 
     return alone

@@ -1,5 +1,6 @@
 """The embedded Milvus Lite as `vectord` runs it: sound while it is written to, and exact."""
 
+import shutil
 import threading
 
 import pytest
@@ -96,6 +97,27 @@ class TestCollection:
 
         assert (early, rows._memtable.size()) == (20, 0)
         assert rows.num_entities == 20
+
+    def test_a_flush_that_fails_ends_the_process_and_loses_no_row(
+        self, collection, tmp_path, monkeypatch
+    ):
+        held, rows = collection
+        written(rows, 0)
+        at_the_end = tmp_path.with_name("as-the-process-ended")
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("milvus_lite.engine.flush.write_data_file", full)
+        monkeypatch.setattr(steady, "end_process", lambda: shutil.copytree(tmp_path, at_the_end))
+        with pytest.raises(OSError, match="No space left"):
+            steady.flush_still(held, steady.turns_of(rows).written_at + steady.STILL_SECONDS)
+
+        (at_the_end / "LOCK").unlink(missing_ok=True)
+        again = MilvusLite(str(at_the_end))
+        found = again.get_collection("c").num_entities
+        again.close()
+        assert found == 20
 
     def test_is_opened_once_by_many_at_once(self, collection):
         held, rows = collection
