@@ -12,19 +12,17 @@ from typing import Any
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 
 from apps.accounts import queries
 from apps.accounts.models import DEFAULT_TEAM, ApiToken, AuditEntry, User
 from apps.accounts.states import Role
-from apps.lib import clock, secrets
+from apps.lib import clock, locks, secrets
+from apps.lib.locks import Lock
 from apps.lib.problems import Problem
 
 ADMIN_NAME = "admin"
 """The user that the first start makes, and as whom the bootstrap token acts."""
-
-_AUDIT_LOCK = 0x48454152
-"""Key of PostgreSQL's advisory lock around the end of the audit chain."""
 
 _USE_NOTED_EVERY = timedelta(minutes=1)
 """`last_used_at` is this coarse, so that reading the API writes next to nothing."""
@@ -36,12 +34,9 @@ def audit(
 ) -> AuditEntry:
     """Append an entry to the audit log, chained to the one before it by hash.
 
-    Two writers queue here until the first one's transaction ends: SQLite's write transactions are
-    exclusive (mode IMMEDIATE), PostgreSQL takes an advisory lock. `data` must hold no secrets.
+    Two writers queue here until the first one's transaction ends. `data` must hold no secrets.
     """
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_AUDIT_LOCK])
+    locks.hold(Lock.AUDIT)
     last = AuditEntry.objects.order_by("-id").only("sha256").first()
     entry = AuditEntry(
         at=clock.now(),
@@ -173,6 +168,7 @@ def set_active(*, user: User, active: bool, actor: str) -> None:
 
 
 def _refuse_losing_the_last_admin(user: User) -> None:
+    locks.hold(Lock.ADMINS)  # of two admins who take each other's role, one succeeds
     if queries.other_active_admins(user) == 0:
         raise Problem(
             409, "last_admin", f"`{user.username}` is the last admin; make another one first."

@@ -14,7 +14,8 @@ from django.db import transaction
 
 from apps.deployments import evidence
 from apps.deployments.evidence import Sample
-from apps.lib import doorbell
+from apps.lib import doorbell, locks
+from apps.lib.locks import Lock
 from apps.lib.problems import Problem
 from apps.traffic import budget, cost, queries, rollup
 from apps.traffic.models import ApiKey, UsageRow
@@ -34,6 +35,8 @@ _NOT_NEGATIVE = (
     "bytes_out",
     "retries",
 )
+_LONGEST_SECONDS = 2**31
+"""Sixty-eight years: whatever adds up to less is a date."""
 
 
 def record(batch: UsageBatch, now: datetime) -> UsageAck:
@@ -45,6 +48,7 @@ def record(batch: UsageBatch, now: datetime) -> UsageAck:
     for place, wire_record in enumerate(batch.records):
         _check(place, wire_record)
     with transaction.atomic():
+        locks.hold(Lock.LEDGER)  # two batches that charge side by side would both charge a second
         new = _unknown(batch.records)
         rows = _rows(new, batch.gateway_id, now)
         UsageRow.objects.bulk_create(rows, batch_size=500)
@@ -98,8 +102,9 @@ def _check(place: int, wire_record: UsageRecord) -> None:
         raise Problem(400, "invalid", f"{where}.id: give 1 to {MAX_ID} characters.")
     for name in _NOT_NEGATIVE:
         value = getattr(wire_record, name)
-        if value is not None and not 0 <= value < 2**53:
-            raise Problem(400, "invalid", f"{where}.{name}: {value} is outside 0 to 2^53.")
+        most = _LONGEST_SECONDS if name.endswith("_seconds") else 2**53
+        if value is not None and not 0 <= value < most:
+            raise Problem(400, "invalid", f"{where}.{name}: {value} is outside 0 to {most}.")
     if not 0 < wire_record.admitted_at < 2**33:
         raise Problem(
             400, "invalid", f"{where}.admitted_at: {wire_record.admitted_at} is no Unix time."

@@ -2,19 +2,20 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import msgspec
 import pytest
 from channels.layers import get_channel_layer
-from django.db import transaction
+from django.db import connection, transaction
 
 from apps.deployments import observed
 from apps.deployments.models import Replica
 from apps.deployments.states import ReplicaPhase
 from apps.lib import clock, doorbell
 from apps.telemetry import live
-from apps.traffic import actions, endpoints
+from apps.traffic import actions, endpoints, ledger
 from apps.traffic.models import UsageRow
 from gateway.wire import (
     Counts,
@@ -287,11 +288,41 @@ class TestUsage:
         await in_thread(key.refresh_from_db)
         assert key.last_used_at == row.admitted_at
 
+    def test_charges_no_second_twice_when_two_web_processes_are_told_at_once(self, redis):
+        replica = world.replica(world.deployment(), world.host(price_per_hour_usd=3600))
+        told = [
+            UsageBatch(gateway_id="g", batch_id=str(n), records=(record(replica=str(replica.pk)),))
+            for n in range(8)
+        ]
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(_recorded, told))
+
+        alone, *others = sorted(_costs(), reverse=True)
+        assert alone > 0
+        assert others == [0] * 7
+
+    @pytest.mark.parametrize("field", ["total_seconds", "queue_seconds"])
+    async def test_refuses_times_that_no_calendar_has(self, credential, redis, field):
+        async with Plane(credential) as plane:
+            response = await plane.post("usage", batch(record(**{field: 1e15})))
+
+        assert response.status_code == 400
+        assert f"$.records[0].{field}" in response.json()["detail"]
+
     async def test_takes_the_names_of_a_table_from_a_file(self, credential, redis):
         async with Plane(credential) as plane:
             response = await plane.post("usage", batch(record(replica="r1", key_id="k1")))
 
         assert decode(UsageAck, response.content).accepted == 1
+
+
+def _recorded(one: UsageBatch) -> None:
+    ledger.record(one, world.NOW)
+    connection.close()
+
+
+def _costs():
+    return list(UsageRow.objects.values_list("cost_usd", flat=True))
 
 
 class TestRoutes:
