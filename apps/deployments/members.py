@@ -12,6 +12,7 @@ from django.db import transaction
 
 from agents.wire import ReplicaReport
 from apps.deployments.models import Member, Replica
+from apps.deployments.observed import by_replica
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet.models import Host
 from apps.lib import doorbell, live
@@ -37,11 +38,11 @@ def of(replicas: Iterable[Replica]) -> dict[UUID, list[Member]]:
 
 def record_reports(host: Host, reports: Iterable[ReplicaReport], now: datetime) -> int:
     """Write what `host` says of its members of groups; return how many rows changed."""
-    told = {report.replica_id: report for report in reports if len(report.replica_id) == 36}
-    rows = Member.objects.filter(host=host, replica__in=list(told)).select_related(
-        "replica__deployment"
-    )
-    return sum(_record(row, told[str(row.replica_id)], now) for row in rows) if told else 0
+    told = by_replica(reports)
+    if not told:
+        return 0
+    rows = Member.objects.filter(host=host, replica__in=told).select_related("replica__deployment")
+    return sum(_record(row, told[row.replica_id], now) for row in rows)
 
 
 @transaction.atomic

@@ -4,10 +4,12 @@ A move is one guarded update plus one Event, published after commit. Reports of 
 generation, and moves from a stale copy, change nothing.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from django.db import transaction
@@ -149,17 +151,22 @@ def record_reports(host: Host, reports: Iterable[ReplicaReport], now: datetime) 
 
     Only rows of this host count. Each replica is its own transaction: a bad one spoils no other.
     """
-    wanted = {report.replica_id: report for report in reports}
+    wanted = by_replica(reports)
     rows = (
-        Replica.objects.filter(host=host, pk__in=_uuids(wanted))
+        Replica.objects.filter(host=host, pk__in=wanted)
         .select_related("deployment", "host", "revision")
         .defer("revision__spec", "revision__settings")
     )
-    return sum(_record(row, wanted[str(row.pk)], now) for row in rows)
+    return sum(_record(row, wanted[row.pk], now) for row in rows)
 
 
-def _uuids(reports: Iterable[str]) -> list[str]:
-    return [key for key in reports if len(key) == 36]
+def by_replica(reports: Iterable[ReplicaReport]) -> dict[UUID, ReplicaReport]:
+    """Return the reports by replica, without those that name none."""
+    found = {}
+    for report in reports:
+        with contextlib.suppress(ValueError):
+            found[UUID(report.replica_id)] = report
+    return found
 
 
 _PHASES = {

@@ -55,7 +55,7 @@ class KnowledgeBaseList(IdempotentWrites, GenericAPIView[KnowledgeBase]):
     )
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(queries.knowledge_bases(caller(request))) or []
-        return self.get_paginated_response([presenting.base_row(base) for base in page])
+        return self.get_paginated_response(presenting.base_rows(page))
 
     @extend_schema(
         operation_id="knowledge_bases_create",

@@ -1,6 +1,6 @@
 """Rows of knowledge bases as the API shows them; plain values only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from apps.rag import queries
@@ -13,6 +13,16 @@ from apps.rag.states import EmbedderKind
 
 def base_row(base: KnowledgeBase) -> dict[str, Any]:
     """Return a knowledge base with what its live index holds."""
+    return base_rows([base])[0]
+
+
+def base_rows(bases: Sequence[KnowledgeBase]) -> list[dict[str, Any]]:
+    """Return knowledge bases with what their live indexes hold; two queries for all."""
+    counts = queries.counts(bases)
+    return [_base_row(base, counts[base.pk]) for base in bases]
+
+
+def _base_row(base: KnowledgeBase, counts: Mapping[str, int]) -> dict[str, Any]:
     return {
         "id": str(base.uid),
         "name": base.name,
@@ -25,7 +35,7 @@ def base_row(base: KnowledgeBase) -> dict[str, Any]:
         "live_build": build_row(base.live_build) if base.live_build else None,
         "notice": notice(base.live_build),
         "created_at": base.created_at,
-        **queries.counts(base),
+        **counts,
     }
 
 

@@ -1,6 +1,6 @@
 """Reads of knowledge bases. Every one begins at a person's team: nothing else is ever found."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -160,20 +160,27 @@ def profile(base: KnowledgeBase, name: str) -> Profile:
     return found
 
 
-def counts(base: KnowledgeBase) -> dict[str, int]:
-    """Return how many documents there are in each state, and what the live build holds."""
-    by_state = {f"documents_{state}": Count("id", filter=Q(state=state)) for state in DocumentState}
-    found = Document.objects.filter(knowledge_base=base, deleted_at__isnull=True).aggregate(
-        documents=Count("id"), **by_state
+def counts(bases: Sequence[KnowledgeBase]) -> dict[int, dict[str, int]]:
+    """Return by key how many documents there are in each state, and what the live build holds.
+
+    Two queries, however many knowledge bases there are.
+    """
+    zero = dict.fromkeys(
+        ("documents", *(f"documents_{state}" for state in DocumentState), "chunks", "tokens"), 0
     )
-    held = (
-        base.live_build.indexings.filter(document__deleted_at__isnull=True).aggregate(
-            chunks=Sum("chunks_done"), tokens=Sum("tokens")
-        )
-        if base.live_build
-        else {}
+    found = {base.pk: dict(zero) for base in bases}
+    documents = Document.objects.filter(knowledge_base__in=bases, deleted_at__isnull=True)
+    states = documents.values_list("knowledge_base", "state").annotate(Count("id")).order_by()
+    for key, state, number in states:
+        found[key][f"documents_{state}"] = number
+        found[key]["documents"] += number
+    live = [base.live_build_id for base in bases if base.live_build_id is not None]
+    held = Indexing.objects.filter(build__in=live, document__deleted_at__isnull=True).values_list(
+        "build__knowledge_base"
     )
-    return {**found, "chunks": held.get("chunks") or 0, "tokens": held.get("tokens") or 0}
+    for key, chunks, tokens in held.annotate(Sum("chunks_done"), Sum("tokens")).order_by():
+        found[key] |= {"chunks": chunks or 0, "tokens": tokens or 0}
+    return found
 
 
 def in_use() -> bool:

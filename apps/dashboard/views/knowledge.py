@@ -62,7 +62,7 @@ def index(request: HttpRequest) -> HttpResponse:
 def _list(
     request: HttpRequest, form: KnowledgeForm, *, status: int = HTTPStatus.OK
 ) -> HttpResponse:
-    bases = [presenting.base_row(base) for base in queries.knowledge_bases(user_of(request))]
+    bases = presenting.base_rows(list(queries.knowledge_bases(user_of(request))))
     context = {"bases": bases, "form": form}
     return shell.page(
         request, "knowledge", context, title="Knowledge", live="knowledge", status=status

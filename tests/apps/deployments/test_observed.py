@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import pytest
 
 from agents.wire import Endpoint, ObservedPhase, Progress
@@ -144,6 +145,17 @@ class TestRecordReports:
         replica = make_replica(deployment=make_deployment(), host=other)
 
         assert self.record(host, make_report(replica, ObservedPhase.FAILED)).phase == P.READY
+
+    def test_a_report_of_no_replica_spoils_no_other(self, host):
+        replica = make_replica(deployment=make_deployment(), host=host)
+        odd = msgspec.structs.replace(
+            make_report(replica, ObservedPhase.READY), replica_id="x" * 36
+        )
+
+        observed.record_reports(host, [odd, make_report(replica, ObservedPhase.FAILED)], NOW)
+
+        replica.refresh_from_db()
+        assert replica.phase == P.FAILED
 
     def test_a_replica_of_a_lost_host_serves_again_when_the_host_says_so(self, host):
         replica = make_replica(deployment=make_deployment(), host=host, phase=P.LOST)

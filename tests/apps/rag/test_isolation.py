@@ -149,3 +149,19 @@ def test_list_shows_the_own_team_alone(user, world):
     rows = client_of(user).get("/api/v1/knowledge-bases/").json()["results"]
 
     assert [row["slug"] for row in rows] == ["mine"]
+
+
+def test_a_list_counts_all_with_the_same_queries_as_one(world, user, django_assert_max_num_queries):
+    _, mine, _, _ = world
+    shelf.upload(mine, user, b"Every person has thirty days.")
+    api = client_of(user)
+    with django_assert_max_num_queries(20) as one:
+        api.get("/api/v1/knowledge-bases/")
+    for number in range(9):
+        shelf.upload(shelf.base(user, f"More {number}"), user, b"Trains are paid for.")
+
+    with django_assert_max_num_queries(len(one)):
+        rows = api.get("/api/v1/knowledge-bases/").json()["results"]
+
+    told = {(row["documents"], row["documents_queued"], row["documents_ready"]) for row in rows}
+    assert (len(rows), told) == (10, {(1, 1, 0)})
