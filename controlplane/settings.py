@@ -24,7 +24,6 @@ SECRET_KEY = secret_key(DATA_DIR)
 PUBLIC_URL = os.environ.get("HEARTH_PUBLIC_URL", "").rstrip("/")
 WEB_ADDR = os.environ.get("HEARTH_WEB_ADDR", "127.0.0.1:8000")
 GATEWAY_ADDR = os.environ.get("HEARTH_GATEWAY_ADDR", "127.0.0.1:8080")
-HOST_NAME = os.environ.get("HEARTH_HOST_NAME", "")
 ENGINE = os.environ.get("HEARTH_ENGINE", "")
 """`simulator` serves every deployment by the simulator; empty means the real engine."""
 API_TOKEN = os.environ.get("HEARTH_API_TOKEN", "")

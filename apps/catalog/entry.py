@@ -182,10 +182,6 @@ class Source(Record, frozen=True, kw_only=True):
         if self.source.startswith("wheel:") and self.sha256 is None:
             raise ValueError("a `wheel:` source needs `sha256`, the checksum of the wheel file")
 
-    @property
-    def is_hub(self) -> bool:
-        return self.source.startswith("hf:")
-
 
 class DeviceRules(Record, frozen=True, kw_only=True):
     """How a variant runs on one kind of device."""

@@ -3,12 +3,11 @@
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
 import msgspec
-from django.db.models import F, Max, Prefetch, QuerySet
+from django.db.models import F, Prefetch, QuerySet
 
 from agents.wire import EngineKind, ReadReply
 from apps.deployments import starts
@@ -383,15 +382,3 @@ def answer_of(request_id: UUID) -> ReadReply | None:
     """Return the answer to a read, None while there is none."""
     answer = ReadRequest.objects.filter(pk=request_id).values_list("answer", flat=True).first()
     return None if answer is None else msgspec.convert(answer, ReadReply)
-
-
-def last_event_id() -> int:
-    """Return the id of the newest event, 0 if there is none."""
-    return Event.objects.aggregate(newest=Max("id"))["newest"] or 0
-
-
-def starts_since(deployment: Deployment, since: datetime) -> QuerySet[Event]:
-    """Return the moves of this deployment's replicas since then, oldest first."""
-    return Event.objects.filter(
-        deployment=deployment.name, kind__startswith="replica.", at__gte=since
-    ).order_by("id")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from agents.wire import EngineKind, Task
+from agents.wire import Task
 from apps.deployments.models import Decision, Event
 from apps.deployments.orders import (
     Change,
@@ -40,7 +40,6 @@ from apps.deployments.states import (
 )
 from apps.lib.strict import StrictSerializer
 
-ENGINES = [(kind.value, kind.value) for kind in EngineKind]
 TASKS = [(task.value, task.value) for task in Task]
 DEPLOYMENT_PHASES = [(phase.value, phase.value) for phase in DeploymentPhase]
 REPLICA_PHASES = [(phase.value, phase.value) for phase in ReplicaPhase]

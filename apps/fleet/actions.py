@@ -162,11 +162,6 @@ def set_price(*, host: Host, price_per_hour_usd: Decimal | None, actor: str) -> 
     change_host(host=host, actor=actor, price_per_hour_usd=price_per_hour_usd)
 
 
-def set_labels(*, host: Host, labels: Mapping[str, str], actor: str) -> None:
-    """Replace the labels that placement can ask for."""
-    change_host(host=host, actor=actor, labels=dict(labels))
-
-
 @transaction.atomic
 def add_taint(*, host: Host, taint: Mapping[str, str], actor: str) -> None:
     """Put a mark on the host, in place of one with the same key and value.

@@ -19,7 +19,7 @@ from apps.rag.chunking import characters_for
 from apps.rag.embedding import Embedder
 from apps.rag.models import Build, Document, Indexing, KnowledgeBase
 from apps.rag.parsing.sniff import Unsupported, kind_of, mislabelled
-from apps.rag.states import FILLING, BuildState, DocumentState
+from apps.rag.states import BuildState, DocumentState
 
 MOST_BYTES = 50 * 1024**2
 MOST_DOCUMENTS = 20_000
@@ -300,11 +300,6 @@ def flip(build: Build, *, actor: str, now: datetime) -> None:
         data={"build": build.number, "model": build.embedding_model},
     )
     changed(base)
-
-
-def open_builds(base: KnowledgeBase) -> list[Build]:
-    """Return the builds that still take documents."""
-    return list(base.builds.filter(state__in=FILLING).order_by("number"))
 
 
 def _tell(base: KnowledgeBase, verb: str, user: User, data: Mapping[str, Any]) -> None:

@@ -51,8 +51,6 @@ export function row(table, name) {
   return Object.fromEntries(state.fields[table].map((field, n) => [field, values[n]]));
 }
 
-export const names = (table) => [...tables[table].keys()];
-
 function open() {
   clearTimeout(reopening);
   const url = new URL("/ws/live/", location.href);
