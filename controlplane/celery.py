@@ -47,6 +47,7 @@ app.conf.update(
     beat_schedule={
         "flush": {"task": "telemetry.flush", "schedule": 10.0, "options": {"expires": 10}},
         "forget": {"task": "telemetry.forget", "schedule": 600.0, "options": {"expires": 600}},
+        "history": {"task": "deployments.forget", "schedule": 600.0, "options": {"expires": 600}},
         "rag": {"task": "rag.tick", "schedule": 10.0, "options": {"expires": 10}},
     },
 )
