@@ -1,4 +1,4 @@
-# The names of these targets are part of the contract (docs/README.md). Nothing here is needed beside git, make and a Python.
+# The names of these targets are part of the contract (README.md). Nothing here is needed beside git, make and a Python.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
 .PHONY: help setup run down test lint unit bench-main bench-gateway bench-rag bench-scaling bench-fleet bench-placement bench-fit

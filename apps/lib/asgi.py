@@ -5,11 +5,13 @@ middleware. Browsers and people never come here: no sessions, cookies or templat
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from django.db import DatabaseError
 
 from apps.lib.problems import CONTENT_TYPE, Problem
 
@@ -18,6 +20,8 @@ type Receive = Callable[[], Awaitable[dict[str, Any]]]
 type Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 BODY_TIMEOUT_SECONDS = 15.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,10 @@ async def serve(endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) 
         await _problem(send, Problem(400, "invalid_json", f"The body is not JSON: {error}"))
     except Problem as problem:
         await _problem(send, problem)
+    except DatabaseError as error:
+        logger.warning("%s: the database did not answer: %s", scope["path"], error)
+        text = f"The database does not answer, try again: {error}"
+        await _problem(send, Problem(503, "database", text))
 
 
 async def _problem(send: Send, problem: Problem) -> None:

@@ -10,7 +10,6 @@ import math
 from urllib.parse import parse_qs
 
 from channels.db import database_sync_to_async
-from django.db import DatabaseError
 
 from apps.lib import clock, doorbell
 from apps.lib.asgi import Receive, Request, Scope, Send, serve
@@ -54,13 +53,8 @@ class GatewayEndpoints:
         method, endpoint = self._routes[name]
         if request.method != method:
             raise Problem(405, "method_not_allowed", f"Gateways {method} here.")
-        try:
-            await self._credentials.check(request.bearer())
-            return await endpoint(request)
-        except DatabaseError as error:
-            raise Problem(
-                503, "database", f"The database does not answer, try again: {error}"
-            ) from error
+        await self._credentials.check(request.bearer())
+        return await endpoint(request)
 
     async def _table(self, request: Request) -> bytes:
         query = parse_qs(request.scope["query_string"].decode("latin-1"))

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 from channels.db import database_sync_to_async
+from django.db import OperationalError
 
 from agents.wire import (
     DesiredPhase,
@@ -207,6 +208,23 @@ class TestReport:
 
         assert response.json() == {"accepted": True}
         assert await self.phase(replica) == ReplicaPhase.READY
+
+    async def test_is_asked_for_again_in_words_when_the_database_is_away(
+        self, agent, host, monkeypatch
+    ):
+        replica = await in_db(make_replica)(deployment=await in_db(make_deployment)(), host=host)
+        await agent.sync()
+
+        def busy(*_: object) -> None:
+            raise OperationalError("database is locked")
+
+        with monkeypatch.context() as away:
+            away.setattr(endpoints.sessions, "advance", busy)
+            refused = await agent.report(1, make_report(replica, ObservedPhase.FAILED))
+        await agent.report(2, make_report(replica, ObservedPhase.FAILED))
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "database")
+        assert await self.phase(replica) == ReplicaPhase.FAILED
 
     async def test_drops_one_that_is_not_newer_than_the_last(self, agent, host):
         replica = await in_db(make_replica)(deployment=await in_db(make_deployment)(), host=host)
