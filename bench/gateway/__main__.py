@@ -54,7 +54,7 @@ def _name_peers() -> None:
     for name in dict.fromkeys(name for name, _ in traffic.PEERS):
         found = programs.version(name)
         print(f"{name} {found}" if found else f"{name}: peer not measured, not installed")
-    print("litellm: peer not measured, its proxy was not up within a minute\n")
+    print()
 
 
 def _options() -> argparse.Namespace:

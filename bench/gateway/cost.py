@@ -20,6 +20,7 @@ from bench.gateway.traffic import (
     CONNECTIONS,
     PEERS,
     PROMPT_BYTES,
+    SLOW,
     STREAM_CHUNKS,
     STREAM_STEP_MS,
     Peers,
@@ -38,6 +39,8 @@ OTHERS_EVERY = 6
 
 PLAIN_REQUESTS = 1500
 STREAM_REQUESTS = 150
+SLOW_DIVISOR = 10
+"""A slow program gets so many times fewer in a round."""
 
 
 class _Meter:
@@ -49,6 +52,8 @@ class _Meter:
         """Microseconds a request, by round."""
         self._load = Load(program.port, requests(stream=stream))
         self._count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
+        if program.name in SLOW:
+            self._count //= SLOW_DIVISOR
         self._sent = 0
 
     def measure(self, number: int) -> None:

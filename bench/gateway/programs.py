@@ -2,7 +2,8 @@
 
 The gateway gets 1,000 keys with limits, prefix-aware routing and a usage log that is synced.
 Peers run from environments of their own below `~/.cache/hearth/peers/NAME`, made with
-`python -m venv` and `pip install NAME`; one that is not there is reported as not measured.
+`python -m venv` and `pip install NAME` (of litellm, `'litellm[proxy]'`); one that is not there is
+reported as not measured.
 """
 
 import contextlib
@@ -26,6 +27,19 @@ KEYS = 1000
 REPLICAS = 2
 _START_SECONDS = 60.0
 _COMMANDS = {"vllm-router": ("vllm-router",), "sglang-router": ("sglang-router", "launch")}
+
+_LITELLM_START_SECONDS = 240.0
+"""It imports for 30 s of CPU before it listens."""
+
+_LITELLM_LEAN = {
+    # Without it, and without a database to hold keys, its proxy ends at once.
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    # No table of prices from the network.
+    "LITELLM_LOCAL_MODEL_COST_MAP": "true",
+    # As its notes for production say.
+    "LITELLM_MODE": "PRODUCTION",
+    "LITELLM_LOG": "ERROR",
+}
 
 
 class StartFailedError(Exception):
@@ -103,7 +117,8 @@ def peer(name: str, policy: str, ports: list[int]) -> Iterator[Program | None]:
         yield None
         return
     try:
-        program = _start(f"{name} {policy}".strip(), command, port, "/health")
+        with tempfile.TemporaryDirectory(prefix="hearth-peer-") as folder:
+            program = _start_peer(f"{name} {policy}".strip(), command, port, Path(folder), urls)
     except StartFailedError as error:
         print(f"  {error}: peer not measured")
         yield None
@@ -114,13 +129,32 @@ def peer(name: str, policy: str, ports: list[int]) -> Iterator[Program | None]:
         _end(program.process)
 
 
+def _start_peer(name: str, command: list[str], port: int, folder: Path, urls: list[str]) -> Program:
+    if name != "litellm":
+        return _start(name, command, port, "/health")
+    # All that could be left out is: no database, no keys, no callbacks, no telemetry, one worker.
+    config = folder / "litellm.json"
+    parameters = [{"model": "openai/m", "api_base": f"{url}/v1", "api_key": "x"} for url in urls]
+    models = [{"model_name": "m", "litellm_params": each} for each in parameters]
+    config.write_text(json.dumps({"model_list": models}))
+    command = [*command, "--config", str(config)]
+    # Its /health asks every engine for an answer each time.
+    return _start(
+        name, command, port, "/health/liveliness", seconds=_LITELLM_START_SECONDS, **_LITELLM_LEAN
+    )
+
+
 def _command(name: str, policy: str, port: int, urls: list[str]) -> list[str]:
     folder = PEERS / name / "bin"
     if name == "aiohttp":
         script = Path(__file__).with_name("aiohttp_proxy.py")
         return [str(folder / "python"), str(script), str(port), *urls]
+    listen = ["--host", "127.0.0.1", "--port", str(port)]
+    if name == "litellm":
+        rest = ["--num_workers", "1", "--telemetry", "False", "--keepalive_timeout", "60"]
+        return [str(folder / name), *listen, *rest]
     script, *words = _COMMANDS[name]
-    command = [str(folder / script), *words, "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(folder / script), *words, *listen]
     command += ["--policy", policy, "--prometheus-port", str(_free_port())]
     return [*command, "--worker-urls", *urls]
 
@@ -151,21 +185,29 @@ def _table(ports: list[int]) -> dict[str, object]:
     return {"revision": 1, "models": {"m": model}, "keys": keys}
 
 
-def _start(name: str, command: list[str], port: int, ready: str, **environment: str) -> Program:
+def _start(
+    name: str,
+    command: list[str],
+    port: int,
+    ready: str,
+    *,
+    seconds: float = _START_SECONDS,
+    **environment: str,
+) -> Program:
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, **environment},
     )  # fmt: skip
     try:
-        _wait_ready(process, f"http://127.0.0.1:{port}{ready}", name)
+        _wait_ready(process, f"http://127.0.0.1:{port}{ready}", name, seconds)
     except StartFailedError:
         _end(process)
         raise
     return Program(name, port, process)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], url: str, name: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait_ready(process: subprocess.Popen[bytes], url: str, name: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise StartFailedError(f"{name} ended at its start with code {process.returncode}")
@@ -175,7 +217,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str, name: str) -> None:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise StartFailedError(f"{name} was not ready in {_START_SECONDS:.0f} s")
+    raise StartFailedError(f"{name} was not ready in {seconds:.0f} s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
