@@ -20,6 +20,7 @@ from channels.auth import get_user
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
+from django.db import DatabaseError
 
 from apps.dashboard import queries
 from apps.dashboard.frames import Builder
@@ -102,7 +103,7 @@ class LiveConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
                 group.create_task(self._send_frames())
                 group.create_task(self._tell_changes())
                 group.create_task(self._watch_session())
-        except* (OSError, RuntimeError) as group_error:
+        except* (OSError, RuntimeError, DatabaseError) as group_error:
             logger.info("live socket ended: %s", group_error.exceptions[0])
         with contextlib.suppress(OSError, RuntimeError):  # the page may be gone already
             await self.close()

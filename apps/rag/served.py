@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 from django.conf import settings
 
+from apps.lib.addresses import dialled
 from apps.lib.loops import per_loop
 from apps.lib.problems import Problem
 
@@ -25,7 +26,6 @@ ANSWER_SECONDS = 120.0
 QUERY_SECONDS = 30.0
 _PROBE = "7"
 _LATER = frozenset((408, 425, 429, 500, 502, 503, 504))
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]", "": "127.0.0.1"}
 
 
 class ServedAway(Exception):
@@ -190,9 +190,8 @@ def _chat_request(body: Mapping[str, Any], key: str, parent: str) -> dict[str, A
 
 
 def address() -> str:
-    """Return where to dial the gateway: one that listens everywhere is called on loopback."""
-    host, _, port = str(settings.GATEWAY_ADDR).rpartition(":")
-    return f"{_WILDCARDS.get(host, host)}:{port}"
+    """Return where to dial the gateway."""
+    return dialled(settings.GATEWAY_ADDR)
 
 
 def _tokenized(deployment: str, text: str, key: str) -> dict[str, Any]:

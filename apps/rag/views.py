@@ -49,8 +49,13 @@ async def chat_completions(request: HttpRequest) -> HttpResponseBase:
             content_type="text/event-stream",
             headers={**headers, "X-Accel-Buffering": "no"},
         )
-    whole = json.loads(await answer.aread())
-    await answer.aclose()
+    try:
+        whole = json.loads(await answer.aread())
+    except (httpx.HTTPError, ValueError) as error:
+        broke = f"{alias.deployment}: the answer broke off: {error or type(error).__name__}."
+        return _refusal(served.away(ServedAway(broke)))
+    finally:
+        await answer.aclose()
     told = {**whole, "model": alias.name, "citations": aliases.sources(trace)}
     return HttpResponse(json.dumps(told), content_type="application/json", headers=headers)
 

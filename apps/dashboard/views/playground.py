@@ -18,6 +18,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from apps.dashboard import queries, rows, shell
 from apps.dashboard.access import user_of
+from apps.lib.addresses import dialled
 from apps.lib.loops import per_loop
 from apps.lib.problems import CONTENT_TYPE, Problem
 from apps.telemetry import live
@@ -29,7 +30,6 @@ SILENCE_SECONDS = 300.0
 """A model may wake, load or think for minutes before its first token."""
 
 _PASSED_ON = ("content-type", "x-request-id", "x-hearth-replica", "x-hearth-route", "retry-after")
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]", "": "127.0.0.1"}
 
 
 @require_safe
@@ -54,14 +54,15 @@ async def stream(request: HttpRequest) -> HttpResponseBase:
     _, secret = await sync_to_async(playground_key)(user_of(request))
     call = _client().build_request(
         "POST",
-        f"http://{_gateway()}/v1/chat/completions",
+        f"http://{dialled(settings.GATEWAY_ADDR)}/v1/chat/completions",
         json=body,
         headers={"Authorization": f"Bearer {secret}", "Accept-Encoding": "identity"},
     )
     try:
         answer = await _client().send(call, stream=True)
     except httpx.HTTPError as error:
-        detail = f"The gateway does not answer at {_gateway()}: {error or type(error).__name__}."
+        where = dialled(settings.GATEWAY_ADDR)
+        detail = f"The gateway does not answer at {where}: {error or type(error).__name__}."
         return _refusal(Problem(502, "gateway_away", detail))
     headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
     return StreamingHttpResponse(
@@ -90,7 +91,7 @@ def _body(request: HttpRequest) -> dict[str, Any]:
         raise Problem(413, "too_large", f"The chat is larger than {MAX_BODY_BYTES} bytes.")
     try:
         given = json.loads(request.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Problem(400, "invalid", f"The body is not JSON: {error}.") from error
     if not isinstance(given, dict) or not isinstance(given.get("model"), str):
         raise Problem(400, "invalid", "model: name a deployment.")
@@ -114,12 +115,6 @@ def _refusal(problem: Problem) -> HttpResponse:
         status=problem.status or HTTPStatus.BAD_REQUEST,
         content_type=CONTENT_TYPE,
     )
-
-
-def _gateway() -> str:
-    """Return the address to dial: a gateway that listens everywhere is called on loopback."""
-    host, _, port = settings.GATEWAY_ADDR.rpartition(":")
-    return f"{_WILDCARDS.get(host, host)}:{port}"
 
 
 @per_loop

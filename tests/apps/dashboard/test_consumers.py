@@ -13,7 +13,7 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from django.conf import settings
 from django.contrib.sessions.models import Session
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.test import Client
 
 from apps.accounts.models import User
@@ -75,6 +75,17 @@ async def test_a_stranger_is_sent_to_the_sign_in_form():
     assert message == {"type": "websocket.close", "code": consumers.SIGNED_OUT} | {
         key: message[key] for key in message if key == "reason"
     }
+
+
+async def test_a_page_whose_database_is_away_is_closed_so_that_it_comes_back(cookie, monkeypatch):
+    def away(_name: str) -> list[str]:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(consumers.queries, "replica_ids", away)
+    async with socket(cookie, topic="deployment:smol") as opened:
+        message = await opened.receive_output(timeout=SECONDS)
+
+    assert message["type"] == "websocket.close"
 
 
 async def test_a_page_gets_a_snapshot_and_then_deltas(cookie):

@@ -158,6 +158,7 @@ async def test_an_absent_gateway_is_said(caller, settings):
     ("body", "field"),
     [
         (b"{", "JSON"),
+        pytest.param(b"[" * 200_000, "JSON", id="nested without end"),
         (b"[]", "model"),
         (b'{"model": 7, "messages": [{}]}', "model"),
         (b'{"model": "smol", "messages": []}', "messages"),

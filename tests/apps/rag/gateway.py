@@ -42,6 +42,8 @@ class Gateway:
         self.answer = "Thirty days [1], and trains [9]."
         self.refuse: dict[str, tuple[int, str]] = {}
         """Path to (status, message)."""
+        self.breaks = False
+        """Let a plain chat break off in the middle."""
         self.calls: list[tuple[str, dict, dict]] = []
         outer = self
 
@@ -84,7 +86,7 @@ class Gateway:
             "/v1/rerank": self._rerank,
         }
         if handler.path == "/v1/chat/completions":
-            return self._chat(handler, body)
+            return self._chat(handler, body) if body.get("stream") else self._chat_whole(handler)
         return self._send(handler, answers[handler.path](body))
 
     def _embed(self, body: dict) -> dict:
@@ -125,6 +127,15 @@ class Gateway:
         handler.send_header("Content-Length", str(len(text)))
         handler.end_headers()
         handler.wfile.write(text.encode())
+
+    def _chat_whole(self, handler: BaseHTTPRequestHandler) -> None:
+        text = json.dumps({"model": "smol", "choices": [{"message": {"content": self.answer}}]})
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(text)))
+        handler.end_headers()
+        handler.wfile.write(text[:9].encode() if self.breaks else text.encode())
+        handler.close_connection = self.breaks
 
     def _send(self, handler: BaseHTTPRequestHandler, body: dict, status: int = 200) -> None:
         text = json.dumps(body).encode()

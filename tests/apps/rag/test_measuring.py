@@ -134,6 +134,25 @@ class TestAlias:
         assert headers["x-request-id"] == "parent-1"
         assert headers["Authorization"] == f"Bearer {secret}"
 
+    async def test_answers_whole_with_citations(self, attached):
+        _, secret = attached
+
+        answer = await AsyncClient().post("/rag/v1/chat/completions", **chat(secret))
+
+        told = answer.json()
+        assert (answer.status_code, told["model"]) == (200, "smol+handbook")
+        assert told["choices"][0]["message"]["content"].startswith("Thirty days")
+        assert told["citations"][0]["document"] == "handbook.md"
+
+    async def test_an_answer_that_breaks_off_is_told_in_openais_shape(self, attached):
+        gateway, secret = attached
+        gateway.breaks = True
+
+        answer = await AsyncClient().post("/rag/v1/chat/completions", **chat(secret))
+
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_error")
+        assert answer["Retry-After"]
+
     def test_is_in_the_gateways_table_until_it_is_detached(self, attached):
         def detours():
             return queries.routing_table("", shelf.NOW).detours
