@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.files.base import File
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 
 from apps.accounts.actions import audit
 from apps.accounts.models import User
@@ -177,7 +177,11 @@ def upload(
     )
     file.seek(0)
     files.keep_original(document, file)
-    return _queue(document, user)
+    try:
+        return _queue(document, user)
+    except (Problem, DatabaseError):
+        files.remove(document)  # no row names it, so nothing else ever would
+        raise
 
 
 @transaction.atomic

@@ -4,8 +4,10 @@ import json
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.core.files.uploadedfile import SimpleUploadedFile
 
+from apps.lib.problems import Problem
 from apps.rag import files, upkeep, vectors
 from apps.rag.models import Chunk, Document
 from apps.rag.states import EmbedderKind
@@ -79,6 +81,16 @@ class TestUpload:
         assert all(clean[chunk.start : chunk.end] == chunk.text for chunk in chunks)
         assert all(chunk.tokens_exact and chunk.tokens <= 256 for chunk in chunks)
         assert vectors.store().count(base.live_build.collection) == len(chunks)
+
+    def test_to_a_full_base_is_refused_and_leaves_no_file_behind(self, user, monkeypatch):
+        base = shelf.base(user)
+        monkeypatch.setattr("apps.rag.actions.MOST_DOCUMENTS", 0)
+
+        with pytest.raises(Problem) as refused:
+            shelf.upload(base, user)
+
+        assert refused.value.code == "full"
+        assert list((settings.DATA_DIR / "documents" / str(base.uid)).rglob("original")) == []
 
     def test_of_the_same_content_is_the_same_document(self, user):
         base = shelf.base(user)
