@@ -4,6 +4,7 @@ One engine is one file. An engine never starts anything itself: it describes a `
 runtime and reads what the engine prints and serves.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,29 @@ class StageMark:
     kv_cache_tokens: int | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes by part, named as in `agents.wire.EngineMemory`."""
+
+
+@dataclass(frozen=True)
+class StageRule:
+    """A pattern of an engine's log and the stage that it begins, or measures.
+
+    Groups that count, if it has them: `seconds`, and `kv_cache_tokens` with its commas.
+    """
+
+    stage: str
+    pattern: re.Pattern[str]
+
+    def read(self, line: str) -> StageMark | None:
+        found = self.pattern.search(line)
+        if found is None:
+            return None
+        told = found.groupdict()
+        seconds, tokens = told.get("seconds"), told.get("kv_cache_tokens")
+        return StageMark(
+            stage=self.stage,
+            seconds=float(seconds) if seconds else None,
+            kv_cache_tokens=int(tokens.replace(",", "")) if tokens else None,
+        )
 
 
 class Engine(Protocol):

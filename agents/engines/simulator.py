@@ -16,7 +16,7 @@ import httpx
 import agents
 from agents.answers import Answers
 from agents.engines import kv_events, vllm_api, vllm_flags
-from agents.engines.base import Place, StageMark
+from agents.engines.base import Place, StageMark, StageRule
 from agents.runtimes.base import Launch
 from agents.simulator.faults import parse_fault
 from agents.simulator.loading import STAGES
@@ -208,33 +208,13 @@ def _environment(place: Place) -> dict[str, str]:
     return environment | key
 
 
-@dataclass(frozen=True)
-class _StageRule:
-    """A log line of the load phase, and what it says of a stage."""
-
-    stage: str
-    pattern: re.Pattern[str]
-
-    def read(self, line: str) -> StageMark | None:
-        found = self.pattern.search(line)
-        if found is None:
-            return None
-        told = found.groupdict()
-        tokens = told.get("kv_cache_tokens")
-        return StageMark(
-            stage=self.stage,
-            seconds=float(told["seconds"]) if "seconds" in told else None,
-            kv_cache_tokens=int(tokens.replace(",", "")) if tokens else None,
-        )
-
-
 def _pattern(template: str) -> re.Pattern[str]:
     """Return the pattern of a line of `loading.STAGES`; its fields become groups."""
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\S+)", re.escape(template)))
 
 
 _RULES = tuple(
-    _StageRule(stage.name, _pattern(template))
+    StageRule(stage.name, _pattern(template))
     for stage in STAGES
     for template in (stage.begins, stage.ends)
     if template

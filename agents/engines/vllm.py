@@ -14,7 +14,7 @@ import httpx
 from agents import cpu
 from agents.answers import Answers
 from agents.engines import kv_events, stored_form, vllm_answers, vllm_api, vllm_flags
-from agents.engines.base import Place, StageMark
+from agents.engines.base import Place, StageMark, StageRule
 from agents.engines.vllm_memory import read_memory
 from agents.runtimes.base import (
     CONTAINER_CACHE_DIR,
@@ -197,34 +197,14 @@ def _group_environment(order: ReplicaOrder, place: Place) -> dict[str, str]:
     return address | dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), place.interface)
 
 
-@dataclass(frozen=True)
-class _StageRule:
-    """A pattern of vLLM's log and the stage it begins or, with a group `seconds`, measures."""
-
-    stage: str
-    pattern: re.Pattern[str]
-
-    def read(self, line: str) -> StageMark | None:
-        found = self.pattern.search(line)
-        if found is None:
-            return None
-        groups = found.groupdict()
-        tokens = groups.get("tokens")
-        return StageMark(
-            stage=self.stage,
-            seconds=float(groups["seconds"]) if groups.get("seconds") else None,
-            kv_cache_tokens=int(tokens.replace(",", "")) if tokens else None,
-        )
-
-
 # Sources in vLLM 0.32: v1/worker/*_model_runner.py, model_executor/model_loader/default_loader.py,
 # compilation/monitor.py, v1/core/kv_cache_utils.py, v1/engine/core.py.
 _STAGES = (
-    _StageRule("import", re.compile(r" non-default args: ")),
-    _StageRule("load", re.compile(r"Starting to load model ")),
-    _StageRule("load", re.compile(r"Loading weights took (?P<seconds>[\d.]+) seconds")),
-    _StageRule("compile", re.compile(r"torch\.compile took (?P<seconds>[\d.]+) s in total")),
-    _StageRule("graphs", re.compile(r"Graph capturing finished in (?P<seconds>[\d.]+) secs")),
-    _StageRule("warm-up", re.compile(r" KV cache size: (?P<tokens>[\d,]+) tokens")),
-    _StageRule("warm-up", re.compile(r"init engine \(.*\) took (?P<seconds>[\d.]+) s")),
+    StageRule("import", re.compile(r" non-default args: ")),
+    StageRule("load", re.compile(r"Starting to load model ")),
+    StageRule("load", re.compile(r"Loading weights took (?P<seconds>[\d.]+) seconds")),
+    StageRule("compile", re.compile(r"torch\.compile took (?P<seconds>[\d.]+) s in total")),
+    StageRule("graphs", re.compile(r"Graph capturing finished in (?P<seconds>[\d.]+) secs")),
+    StageRule("warm-up", re.compile(r" KV cache size: (?P<kv_cache_tokens>[\d,]+) tokens")),
+    StageRule("warm-up", re.compile(r"init engine \(.*\) took (?P<seconds>[\d.]+) s")),
 )

@@ -86,6 +86,16 @@ class Instance:
     def generation(self) -> int:
         return int(self.labels[LABEL_GENERATION])
 
+    def gone(self) -> "Instance":
+        """Return it as one that ended and whose records are gone: nobody knows how."""
+        return Instance(
+            name=self.name,
+            ref=self.ref,
+            labels=self.labels,
+            running=False,
+            started_at=self.started_at,
+        )
+
 
 class RuntimeFault(Exception):
     """The runtime could not do what was asked; `code` is one of ReplicaReport.code's words."""

@@ -136,7 +136,7 @@ class DockerRuntime:
             timeout_seconds=grace_seconds + STOP_MARGIN_SECONDS,
         )
         ended = await self._call(partial(_inspect, name=instance.name))
-        return _gone(instance) if ended is None else _instance(ended)
+        return instance.gone() if ended is None else _instance(ended)
 
     async def remove(self, instance: Instance) -> None:
         """Remove an exited container with its log; fine if it is gone."""
@@ -384,13 +384,3 @@ def _unix_time(text: str) -> float:
     """Return an RFC 3339 time with nanoseconds as Unix seconds."""
     whole, _, fraction = text.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{whole}.{fraction[:6] or '0'}+00:00").timestamp()
-
-
-def _gone(instance: Instance) -> Instance:
-    return Instance(
-        name=instance.name,
-        ref=instance.ref,
-        labels=instance.labels,
-        running=False,
-        started_at=instance.started_at,
-    )

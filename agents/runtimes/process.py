@@ -102,7 +102,7 @@ class ProcessRuntime:
         if not await _ended(folder, grace_seconds):
             await asyncio.to_thread(_kill_all, folder)
             await _ended(folder, KILL_SECONDS)
-        stopped = _instance(folder) or _gone(instance)
+        stopped = _instance(folder) or instance.gone()
         if stopped.running:
             raise RuntimeFault(
                 "exit", f"{instance.name} still runs {KILL_SECONDS:.0f} s after SIGKILL"
@@ -213,17 +213,6 @@ def _remove(folder: Path) -> None:
         if launch["cgroup"]:
             cgroups.Group(Path(launch["cgroup"])).remove()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _gone(instance: Instance) -> Instance:
-    """Return an instance whose records are gone as one that ended."""
-    return Instance(
-        name=instance.name,
-        ref=instance.ref,
-        labels=instance.labels,
-        running=False,
-        started_at=instance.started_at,
-    )
 
 
 def _signal_main(folder: Path, number: signal.Signals) -> None:
