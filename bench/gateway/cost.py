@@ -29,7 +29,7 @@ from bench.gateway.traffic import (
     requests,
     run,
     subjects,
-)  # fmt: skip
+)
 from bench.main.figures import Result, quantile
 
 GATEWAY = "hearth"
@@ -51,7 +51,8 @@ class _Meter:
         self.costs: dict[int, float] = {}
         """Microseconds a request, by round."""
         self._load = Load(program.port, requests(stream=stream))
-        self._count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
+        count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
+        self._count = count // 10 if program.name in SLOW else count
         if program.name in SLOW:
             self._count //= SLOW_DIVISOR
         self._sent = 0
@@ -98,7 +99,8 @@ def _compare(
         started = [up.enter_context(start) for start in subjects(folder, ports, peers)]
         meters = [_Meter(program, stream=stream) for program in started if program is not None]
         for number in range(-1, ROUNDS):
-            meters = _round(meters, number)
+            failed = _round(meters if number % 2 else meters[::-1], number)
+            meters = [meter for meter in meters if meter not in failed]
     found = {meter.program.name: meter for meter in meters}
     base = found.get(BASE)
     if base is None:
@@ -112,11 +114,11 @@ def _compare(
 
 
 def _round(meters: Iterable[_Meter], number: int) -> list[_Meter]:
-    """Give each program its requests; return those that go on, the next to begin first.
+    """Give each program its requests; return those that failed.
 
     A peer that fails costs its own figures, and not the whole run. The round below 0 warms up.
     """
-    left = []
+    failed = []
     for meter in meters:
         name = meter.program.name
         if number < 0 or number % OTHERS_EVERY == 0 or name in (GATEWAY, BASE):
@@ -126,11 +128,10 @@ def _round(meters: Iterable[_Meter], number: int) -> list[_Meter]:
                 if meter.program.usage_log is not None:
                     raise
                 print(f"  {error}: peer not measured")
-                continue
+                failed.append(meter)
         if number < 0:
             meter.costs.clear()
-        left.append(meter)
-    return left[::-1]
+    return failed
 
 
 def _row(meter: _Meter, kind: str, base: _Meter | None) -> tuple[str, ...]:
