@@ -118,7 +118,9 @@ def flush_still(held: MilvusLite, now: float) -> None:
         if now - turns.written_at < STILL_SECONDS or not collection._memtable.size():
             continue
         with turns.writing:
-            collection.flush()
+            # It may have been dropped since: then nothing is left to write.
+            if collection._memtable.size():
+                collection.flush()
 
 
 def end_process() -> None:
