@@ -51,8 +51,7 @@ class _Meter:
         self.costs: dict[int, float] = {}
         """Microseconds a request, by round."""
         self._load = Load(program.port, requests(stream=stream))
-        count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
-        self._count = count // 10 if program.name in SLOW else count
+        self._count = STREAM_REQUESTS if stream else PLAIN_REQUESTS
         if program.name in SLOW:
             self._count //= SLOW_DIVISOR
         self._sent = 0
