@@ -118,9 +118,7 @@ def flush_still(held: MilvusLite, now: float) -> None:
         if now - turns.written_at < STILL_SECONDS or not collection._memtable.size():
             continue
         with turns.writing:
-            # It may have been dropped since: then nothing is left to write.
-            if collection._memtable.size():
-                collection.flush()
+            collection.flush()
 
 
 def end_process() -> None:
