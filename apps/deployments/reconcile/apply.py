@@ -5,6 +5,7 @@ next pass plans anew. No network here.
 """
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import singledispatchmethod
@@ -21,6 +22,8 @@ from apps.deployments.reconcile.summary import summarize
 from apps.deployments.states import DesiredReplica, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.lib import doorbell, live
+
+logger = logging.getLogger(__name__)
 
 ACTOR = observed.RECONCILER
 
@@ -296,3 +299,13 @@ def write_summary(snapshot: Snapshot, now: datetime) -> None:
     if changed:
         live.publish(live.FLEET, "deployment", deployment=snapshot.name)
         live.publish(live.deployment_group(snapshot.name), "deployment", deployment=snapshot.name)
+
+
+def write_unreadable(deployment_id: UUID, reason: str, now: datetime) -> None:
+    """Say on the deployment, once, why nothing is done for it; its phase stays what it was."""
+    row = Deployment.objects.filter(pk=deployment_id).exclude(reason=reason)
+    if row.update(reason=reason, changed_at=now):
+        name = Deployment.objects.values_list("name", flat=True).get(pk=deployment_id)
+        logger.error("%s: %s", name, reason)
+        live.publish(live.FLEET, "deployment", deployment=name)
+        live.publish(live.deployment_group(name), "deployment", deployment=name)

@@ -28,6 +28,7 @@ from apps.deployments.reconcile.snapshot import (
     Toleration,
     WantedRevision,
 )
+from apps.deployments.reconcile.unreadable import UNREADABLE, reason_of
 from apps.deployments.states import (
     DeploymentPhase,
     DesiredDeployment,
@@ -57,10 +58,12 @@ def load(
     hosts: Callable[[], tuple[SeenHost, ...]] | None = None,
     *,
     now: datetime | None = None,
+    unreadable: dict[UUID, str] | None = None,
 ) -> list[Snapshot]:
     """Return a snapshot of every deployment, or of `only` those, as of `now`.
 
-    `hosts` gives the hosts where the caller has read them already.
+    `hosts` gives the hosts where the caller has read them already. Deployments that cannot be read
+    are left out and stand in `unreadable` with the reason; without it they raise `UNREADABLE`.
     """
     deployments = (
         Deployment.objects.select_related("scaling", "scaler")
@@ -91,7 +94,15 @@ def load(
         rungs=rungs.read(now or clock.now(), lasting),
         rollouts=_open_rollouts(rows),
     )
-    return [_snapshot(row, lasting[row.pk], grouped.get(row.pk, []), around) for row in rows]
+    found = []
+    for row in rows:
+        try:
+            found.append(_snapshot(row, lasting[row.pk], grouped.get(row.pk, []), around))
+        except UNREADABLE as error:
+            if unreadable is None:
+                raise
+            unreadable[row.pk] = reason_of(error)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from django.db.models import Q
 from apps.deployments import observed
 from apps.deployments.models import Deployment, ReadRequest
 from apps.deployments.reconcile import placing, prefetch
-from apps.deployments.reconcile.apply import Applier, write_summary
+from apps.deployments.reconcile.apply import Applier, write_summary, write_unreadable
 from apps.deployments.reconcile.fleet import Fleet
 from apps.deployments.reconcile.load import load
 from apps.deployments.reconcile.placing import Placement
@@ -84,12 +84,14 @@ class Controller:
         self._sweep(now)
         self._scaler.tick(now)
         fleet = Fleet()
-        busy = []
-        for snapshot in load(hosts=fleet.hosts, now=now):
+        busy, unreadable = [], dict[UUID, str]()
+        for snapshot in load(hosts=fleet.hosts, now=now, unreadable=unreadable):
             if may_have_work(snapshot) or plan(snapshot, now):
                 busy.append(snapshot.deployment_id)
             else:
                 self._settle(snapshot, now)
+        for deployment_id, reason in unreadable.items():
+            write_unreadable(deployment_id, reason, now)
         return sum(self._reconcile(some, now, fleet) for some in batched(busy, AT_ONCE))
 
     def _reconcile(self, ids: Collection[UUID], now: datetime, fleet: Fleet) -> int:

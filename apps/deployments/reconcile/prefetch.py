@@ -4,6 +4,7 @@ An item nobody wants any more is forgotten, never deleted on the host: what lies
 alone, and absence is no delete order.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +21,12 @@ from apps.deployments.reconcile.caching import hosts_to_cache
 from apps.deployments.reconcile.fleet import Fleet
 from apps.deployments.reconcile.load import constraints_of, wanted_revision
 from apps.deployments.reconcile.snapshot import SeenHost
+from apps.deployments.reconcile.unreadable import UNREADABLE, reason_of
 from apps.deployments.states import DesiredDeployment, ReplicaPhase
 from apps.fleet import actions as fleet_actions
 from apps.fleet.models import CacheItem
+
+logger = logging.getLogger(__name__)
 
 type Key = tuple[UUID, str, str]
 """Host, kind, key."""
@@ -55,8 +59,13 @@ def _wishes(rows: Iterable[Deployment]) -> dict[Key, _Wish]:
         count = 0 if revision is None else _count(row, revision)
         if revision is None or not count or revision.engine != EngineKind.VLLM:
             continue
+        try:
+            items = list(_items(revision))
+        except UNREADABLE as error:
+            logger.error("nothing is kept ready for %s: %s", row.name, reason_of(error))
+            continue
         for host_id in _hosts_for(row, revision, hosts, count):
-            for kind, key, order in _items(revision):
+            for kind, key, order in items:
                 wish = wishes.setdefault((host_id, kind, key), _Wish(order))
                 wish.wanted_by.append(row.name)
     return wishes

@@ -23,9 +23,11 @@ from apps.deployments.reconcile.scaling.values import (
     TICK_SECONDS,
     Decision,
     Observations,
+    Policy,
     State,
 )
 from apps.deployments.reconcile.scaling_rows import Track
+from apps.deployments.reconcile.unreadable import UNREADABLE, reason_of
 from apps.deployments.states import DesiredDeployment
 from apps.lib.redis import client
 from apps.telemetry import live
@@ -55,6 +57,8 @@ class Scaler:
         self._ticked_at: float | None = None
         self._kept_at: float | None = None
         self._fresh_at: float | None = None
+        self._unreadable: set[UUID] = set()
+        """Told of already."""
 
     def tick(self, now: datetime) -> int:
         """Decide on every deployment if it is time to; return how many answers changed.
@@ -125,15 +129,28 @@ class Scaler:
         known = self._tracks
         elastic = [row for row in rows if is_elastic(row.scaling)]
         gpus = scaling_rows.gpus_per_replica(elastic)
-        resumed = scaling_rows.resumed([row for row in elastic if row.pk not in known])
+        policies = {row.pk: self._policy(row, gpus.get(row.pk, 0)) for row in elastic}
+        readable = [row for row in elastic if policies[row.pk] is not None]
+        resumed = scaling_rows.resumed([row for row in readable if row.pk not in known])
         self._tracks = {}
-        for row in elastic:
-            track = known.get(row.pk) or resumed[row.pk]
-            policy = scaling_rows.policy_of(row.scaling, gpus.get(row.pk, 0))
+        for row in readable:
+            track, policy = known.get(row.pk) or resumed[row.pk], policies[row.pk]
+            assert policy is not None
             if policy != track.policy:
                 scaling_rows.close_record(track)
                 track.policy = policy
             self._tracks[row.pk] = track
+
+    def _policy(self, row: Deployment, gpus_per_replica: int) -> Policy | None:
+        try:
+            policy = scaling_rows.policy_of(row.scaling, gpus_per_replica)
+        except UNREADABLE as error:
+            if row.pk not in self._unreadable:
+                logger.error("autoscaler: %s stays as it is: %s", row.name, reason_of(error))
+            self._unreadable.add(row.pk)
+            return None
+        self._unreadable.discard(row.pk)
+        return policy
 
     def _decide_all(
         self,

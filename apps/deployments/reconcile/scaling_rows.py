@@ -1,5 +1,6 @@
 """The autoscaler's rows: policies in, decisions, memories and records out. Called by `scaler`."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,8 +22,11 @@ from apps.deployments.models import (
 )
 from apps.deployments.reconcile.scaling import values
 from apps.deployments.reconcile.scaling.values import Observations, Policy, State, Window
+from apps.deployments.reconcile.unreadable import UNREADABLE
 from apps.deployments.states import ScalingProfile, ScalingRule
 from apps.lib import doorbell, live
+
+logger = logging.getLogger(__name__)
 
 ACTOR = "autoscaler"
 KIND = "scaling"
@@ -59,14 +63,24 @@ def resumed(rows: Sequence[Deployment]) -> dict[UUID, Track]:
 
 
 def _resumed(row: Deployment, scaler: ScalerState | None) -> Track:
-    is_known = scaler is not None and bool(scaler.memory)
     return Track(
         id=row.pk,
         name=row.name,
         policy=policy_of(row.scaling, 0),
-        state=msgspec.convert(scaler.memory, State) if scaler and is_known else None,
+        state=_remembered(row, scaler),
         version=-1 if scaler is None else scaler.version,
     )
+
+
+def _remembered(row: Deployment, scaler: ScalerState | None) -> State | None:
+    """Return the state that was written last; one that cannot be read is as after a restart."""
+    if scaler is None or not scaler.memory:
+        return None
+    try:
+        return msgspec.convert(scaler.memory, State)
+    except UNREADABLE as error:
+        logger.error("autoscaler: the memory of %s begins anew: %s", row.name, error)
+        return None
 
 
 def policy_of(row: ScalingPolicy, gpus_per_replica: int) -> Policy:

@@ -100,6 +100,27 @@ def test_a_replica_that_is_placed_already_is_not_placed_again():
     assert placements() == 1
 
 
+def test_a_deployment_that_cannot_be_read_stops_no_other_and_says_why():
+    make_host(memory_gib=16)
+    broken = make_deployment(name="broken", placement={"tolerations": [{"no such": "field"}]})
+    sound = make_deployment(name="sound")
+    controller = loop.Controller()
+
+    controller.run_once(NOW)
+
+    broken.refresh_from_db()
+    assert sound.replicas.exclude(host=None).count() == 1
+    assert broken.replicas.count() == 0
+    assert "cannot be read (TypeError" in broken.reason
+
+    Deployment.objects.filter(pk=broken.pk).update(placement={})
+    controller.run_once(NOW)
+
+    broken.refresh_from_db()
+    assert broken.replicas.count() == 1
+    assert "cannot be read" not in broken.reason
+
+
 def test_live_updates_of_a_pass_are_sent_once_each(monkeypatch):
     sent = []
     monkeypatch.setattr(live, "_send_all", lambda messages: sent.append(list(messages)))

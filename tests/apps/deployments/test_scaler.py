@@ -7,7 +7,13 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from apps.deployments.models import Decision, ScalerState, ScalingPolicy, ScalingRecord
+from apps.deployments.models import (
+    Decision,
+    Replica,
+    ScalerState,
+    ScalingPolicy,
+    ScalingRecord,
+)
 from apps.deployments.queries import wanted_replicas
 from apps.deployments.reconcile import scaler as scaler_module
 from apps.deployments.reconcile import scaling_rows
@@ -133,6 +139,35 @@ class TestRows:
 
         assert ScalerState.objects.get().wanted_replicas == 2
         assert "budget is 4 GPUs" in decisions()[-1].reason
+
+
+class TestOfAnotherVersion:
+    def test_a_policy_is_left_alone_and_told_once_while_others_are_decided(self, gateways, caplog):
+        row = make_deployment(name="later")
+        ScalingPolicy.objects.filter(pk=row.pk).update(max_replicas=4, schedule=[{"every": "moon"}])
+        make_replica(deployment=elastic(), host=make_host())
+        gateways.in_flight = gateways.total = 40
+
+        run(Scaler("one"), gateways, 20, per_tick=10)
+
+        assert decisions()
+        assert {decision.deployment.name for decision in decisions()} == {"chat"}
+        assert [r.message for r in caplog.records if "later" in r.message] == [
+            caplog.records[0].message
+        ]
+        assert "cannot be read" in caplog.records[0].message
+
+    def test_a_memory_begins_anew_with_what_is_there(self, gateways):
+        row = elastic()
+        for _ in range(3):
+            make_replica(deployment=row, host=make_host(name=f"host-{Replica.objects.count()}"))
+        ScalerState.objects.create(
+            deployment=row, wanted_replicas=3, updated_at=NOW, memory={"wanted": "many"}
+        )
+
+        run(Scaler("one"), gateways, 10)
+
+        assert load()[0].wanted_replicas == 3
 
 
 class TestRhythm:
