@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.gateway import cost, decision, programs, replay, traffic
+from bench.gateway import cost, decision, latency, programs, replay, traffic
 from bench.main.figures import Result
 
 TRACE = programs.ROOT.parent / "shared" / "traces" / "mooncake_conversation_trace.jsonl"
@@ -29,7 +29,7 @@ def main() -> int:
     parts: dict[str, Callable[[Path], Result]] = {
         "decision": lambda _folder: decision.measure(),
         "cpu": lambda folder: cost.cpu(folder, peers),
-        "latency": lambda folder: traffic.latency(folder, peers),
+        "latency": lambda folder: latency.latency(folder, peers),
         "memory": traffic.memory,
         "replay": lambda _folder: replay.measure(options.trace),
     }

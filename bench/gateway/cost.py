@@ -9,7 +9,6 @@ within each round: what comes from outside falls on both. Called by `bench.gatew
 
 import contextlib
 import statistics
-from collections.abc import Iterable
 from pathlib import Path
 
 from bench.gateway import programs
@@ -24,8 +23,8 @@ from bench.gateway.traffic import (
     STREAM_CHUNKS,
     STREAM_STEP_MS,
     Peers,
-    RunFailedError,
     check,
+    in_rounds,
     requests,
     run,
     subjects,
@@ -56,15 +55,23 @@ class _Meter:
             self._count //= SLOW_DIVISOR
         self._sent = 0
 
+    @property
+    def is_peer(self) -> bool:
+        return self.program.usage_log is None
+
     def measure(self, number: int) -> None:
-        """Send the requests of round `number`. Raises RunFailedError."""
+        """Send the requests of round `number`, if it is one of this program's."""
+        is_held_to_a_target = self.program.name in (GATEWAY, BASE)
+        if number > 0 and number % OTHERS_EVERY and not is_held_to_a_target:
+            return
         before = self.program.cpu_seconds()
         tally = run(self.program.name, self._load.closed_loop(self._count, CONNECTIONS))
         self._sent += self._count
         check(self.program, tally, self._sent)
         # With the last usage records: `check` has seen all of them written.
         spent = self.program.cpu_seconds() - before
-        self.costs[number] = spent / self._count * 1e6
+        if number >= 0:
+            self.costs[number] = spent / self._count * 1e6
 
     def shares(self, base: "_Meter") -> list[float]:
         """Return the share of `base` in each round that both were in."""
@@ -97,9 +104,7 @@ def _compare(
     with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports, contextlib.ExitStack() as up:
         started = [up.enter_context(start) for start in subjects(folder, ports, peers)]
         meters = [_Meter(program, stream=stream) for program in started if program is not None]
-        for number in range(-1, ROUNDS):
-            failed = _round(meters if number % 2 else meters[::-1], number)
-            meters = [meter for meter in meters if meter not in failed]
+        meters = in_rounds(meters, ROUNDS)
     found = {meter.program.name: meter for meter in meters}
     base = found.get(BASE)
     if base is None:
@@ -110,27 +115,6 @@ def _compare(
         result.add(f"  the same as a share of {BASE}", share, "", at_most=at_most)
     kind = "streamed" if stream else "plain"
     result.table += [_row(meter, kind, base) for meter in meters]
-
-
-def _round(meters: Iterable[_Meter], number: int) -> list[_Meter]:
-    """Give each program its requests; return those that failed.
-
-    A peer that fails costs its own figures, and not the whole run. The round below 0 warms up.
-    """
-    failed = []
-    for meter in meters:
-        name = meter.program.name
-        if number < 0 or number % OTHERS_EVERY == 0 or name in (GATEWAY, BASE):
-            try:
-                meter.measure(number)
-            except RunFailedError as error:
-                if meter.program.usage_log is not None:
-                    raise
-                print(f"  {error}: peer not measured")
-                failed.append(meter)
-        if number < 0:
-            meter.costs.clear()
-    return failed
 
 
 def _row(meter: _Meter, kind: str, base: _Meter | None) -> tuple[str, ...]:

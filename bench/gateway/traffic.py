@@ -1,31 +1,27 @@
-"""What traffic costs: latency added, memory. Gateway and peers by the same load.
+"""Traffic through the gateway and its peers by the same load, and the memory it holds.
 
-Called by `bench.gateway.__main__`; what CPU it costs is measured by `bench.gateway.cost`, by the
-same means.
+Called by `bench.gateway.__main__`; `bench.gateway.cost` and `bench.gateway.latency` measure what a
+request costs and waits by the same means.
 """
 
 import asyncio
 import contextlib
 import json
 import socket
-import statistics
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from bench.gateway import programs
-from bench.gateway.load import Load, Tally
+from bench.gateway.load import Tally
 from bench.gateway.programs import Program
-from bench.main.figures import Result, quantile
+from bench.main.figures import Result
 
-ROUNDS = 3
 STREAM_CHUNKS = 64
 CONNECTIONS = 32
 STREAM_STEP_MS = 8.0
-PER_SECOND = 200.0
-WARM_UP = 200
-STEADY_REQUESTS = 1000
 PROMPT_BYTES = 2048
 STALLED_SECONDS = 40
 """Less than the time after which a reader that takes nothing is given up."""
@@ -53,6 +49,32 @@ class RunFailedError(Exception):
     """Something went wrong under load, so the figures do not count."""
 
 
+class Measured(Protocol):
+    """One of those that are measured in turn."""
+
+    @property
+    def is_peer(self) -> bool:
+        """Its failure costs its own figures, and not the whole run."""
+
+    def measure(self, number: int) -> None:
+        """Take part in round `number`; those below 0 warm up. Raises RunFailedError."""
+
+
+def in_rounds[M: Measured](everyone: Sequence[M], rounds: int) -> list[M]:
+    """Measure all in short rounds, in an order that turns; return those that did not fail."""
+    left = list(everyone)
+    for number in range(-1, rounds):
+        for one in list(left) if number % 2 else left[::-1]:
+            try:
+                one.measure(number)
+            except RunFailedError as error:
+                if not one.is_peer:
+                    raise
+                print(f"  {error}: peer not measured")
+                left.remove(one)
+    return left
+
+
 def subjects(
     folder: Path, ports: list[int], peers: Peers
 ) -> Iterator[AbstractContextManager[Program | None]]:
@@ -64,19 +86,6 @@ def subjects(
         yield programs.gateway(home, ports, form=form)
     for name, policy in peers:
         yield programs.peer(name, policy, ports)
-
-
-def _measured[T](program: Program | None, measure: Callable[[Program], T]) -> T | None:
-    """Measure `program`; a peer that fails costs its own figures, and not the whole run."""
-    if program is None:
-        return None
-    try:
-        return measure(program)
-    except RunFailedError as error:
-        if program.usage_log is not None:
-            raise
-        print(f"  {error}: peer not measured in this round")
-        return None
 
 
 def run(name: str, load: Coroutine[None, None, Tally]) -> Tally:
@@ -98,63 +107,6 @@ def check(program: Program, tally: Tally, sent: int) -> None:
         if time.monotonic() > deadline:
             raise RunFailedError(f"{program.records()} usage records for {sent} requests")
         time.sleep(0.05)
-
-
-def latency(folder: Path, peers: Peers = PEERS) -> Result:
-    """What the way through the gateway adds to the time to the first byte, in rounds of all."""
-    result = Result(part="latency", question=f"what is added at {PER_SECOND:.0f} requests/s?")
-    found: dict[str, list[tuple[float, float]]] = {}
-    peers = [peer for peer in peers if peer[0] not in SLOW]
-    with programs.engines(STREAM_CHUNKS, STREAM_STEP_MS) as ports:
-        for _ in range(ROUNDS):
-            _add_round(
-                found, _quantiles(_steady("direct", ports[0])), subjects(folder, ports, peers)
-            )
-    medians = {
-        name: [statistics.median(column) for column in zip(*rounds, strict=True)]
-        for name, rounds in found.items()
-    }
-    base = medians.get(BASE, (None, None))
-    for place, name in enumerate(("p50", "p99")):
-        value = medians["hearth"][place]
-        result.add(f"added to the first byte, {name}", value, "us", base[place])
-    result.table.append(("program", "p50 us", "p99 us", "p50 of each round", "p99 of each round"))
-    for name, rounds in found.items():
-        columns = (
-            " ".join(f"{value:.0f}" for value in column) for column in zip(*rounds, strict=True)
-        )
-        result.table.append((name, *(f"{value:.0f}" for value in medians[name]), *columns))
-    return result
-
-
-def _add_round(
-    found: dict[str, list[tuple[float, float]]],
-    direct: tuple[float, float],
-    subjects: Iterator[AbstractContextManager[Program | None]],
-) -> None:
-    for start in subjects:
-        with start as program:
-            through = _measured(program, _checked_quantiles)
-            if program is not None and through is not None:
-                added = through[0] - direct[0], through[1] - direct[1]
-                found.setdefault(program.name, []).append(added)
-
-
-def _checked_quantiles(program: Program) -> tuple[float, float]:
-    tally = _steady(program.name, program.port)
-    check(program, tally, WARM_UP + STEADY_REQUESTS)
-    return _quantiles(tally)
-
-
-def _quantiles(tally: Tally) -> tuple[float, float]:
-    times = tally.first_byte_seconds
-    return quantile(times, 0.5) * 1e6, quantile(times, 0.99) * 1e6
-
-
-def _steady(name: str, port: int) -> Tally:
-    load = Load(port, requests(stream=False))
-    run(name, load.steady(WARM_UP, PER_SECOND, CONNECTIONS))
-    return run(name, load.steady(STEADY_REQUESTS, PER_SECOND, CONNECTIONS))
 
 
 def memory(folder: Path) -> Result:

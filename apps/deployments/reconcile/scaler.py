@@ -129,13 +129,12 @@ class Scaler:
         known = self._tracks
         elastic = [row for row in rows if is_elastic(row.scaling)]
         gpus = scaling_rows.gpus_per_replica(elastic)
-        policies = {row.pk: self._policy(row, gpus.get(row.pk, 0)) for row in elastic}
-        readable = [row for row in elastic if policies[row.pk] is not None]
-        resumed = scaling_rows.resumed([row for row in readable if row.pk not in known])
+        read = [(row, self._policy(row, gpus.get(row.pk, 0))) for row in elastic]
+        readable = [(row, policy) for row, policy in read if policy is not None]
+        resumed = scaling_rows.resumed([row for row, _ in readable if row.pk not in known])
         self._tracks = {}
-        for row in readable:
-            track, policy = known.get(row.pk) or resumed[row.pk], policies[row.pk]
-            assert policy is not None
+        for row, policy in readable:
+            track = known.get(row.pk) or resumed[row.pk]
             if policy != track.policy:
                 scaling_rows.close_record(track)
                 track.policy = policy
